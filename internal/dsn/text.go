@@ -1,0 +1,91 @@
+package dsn
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxText bounds a piece of foreign text in a report, in octets.
+const maxText = 2000
+
+// clean makes foreign text safe to stand on one line: what is not printable becomes a question mark, line ends
+// become spaces, and it is cut at maxText octets.
+func clean(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText]
+	}
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\r' || r == '\t':
+			return ' '
+		case r == utf8.RuneError || !unicode.IsPrint(r):
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// wrap breaks s at spaces into lines of at most width octets where it can.
+func wrap(s string, width int) []string {
+	var lines []string
+	var line string
+	for word := range strings.FieldsSeq(s) {
+		switch {
+		case line == "":
+			line = word
+		case len(line)+1+len(word) > width:
+			lines = append(lines, line)
+			line = word
+		default:
+			line += " " + word
+		}
+	}
+	return append(lines, line)
+}
+
+// folded writes a header field, folded at spaces (RFC 5322 section 2.2.3).
+func folded(b *bytes.Buffer, field string) {
+	for i, l := range wrap(field, 76) {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		fmt.Fprintf(b, "%s\r\n", l)
+	}
+}
+
+// header returns the header of content: all up to the empty line, or all of it.
+func header(content []byte) []byte {
+	if i := bytes.Index(content, []byte("\r\n\r\n")); i >= 0 {
+		return content[:i+2]
+	}
+	return content
+}
+
+func ascii(b []byte) bool {
+	for _, c := range b {
+		if c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// decodeXtext decodes RFC 3461 section 4 xtext; what is not valid stays as it is.
+func decodeXtext(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '+' && i+2 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 2
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}

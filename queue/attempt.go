@@ -1,0 +1,316 @@
+package queue
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"relayd/internal/envelope"
+)
+
+// startAttempt runs one attempt for an item that the scheduler has marked busy.
+func (q *Queue) startAttempt(it *item, route string) {
+	// The scheduler owns the item; what the attempt needs of it is taken here, on the scheduler's goroutine.
+	sl, c := it.slot, it.cached
+	q.attempts.Go(func() { q.attempt(it, sl, c, route) })
+}
+
+// attempt makes one try to hand on the message of sl by route, and tells the scheduler what came of it.
+func (q *Queue) attempt(it *item, sl slot, c *cached, route string) {
+	r, err := q.load(sl.ID, c)
+	if err != nil {
+		q.unreadable(it, sl, err)
+		return
+	}
+	// The scheduler, whose clock nobody can set, found the message due; what a wall clock says now cannot undo that.
+	due := r.waiting(latest(q.now(), time.Unix(0, sl.Due)))
+	legs := q.transport().Legs(r.Origin, r.pick(due))
+	leg := legOf(legs, route)
+	if leg == nil {
+		q.elsewhere(it, r, sl, due, joinRoutes(legs))
+		return
+	}
+	indexes := make([]int, len(leg.Recipients))
+	for i, n := range leg.Recipients {
+		indexes[i] = due[n]
+	}
+	content := q.content(r, c)
+	a := q.deliver(r, indexes, route, content)
+	switch {
+	case content.err != nil:
+		q.unreadable(it, sl, content.err)
+	case a.Site != nil:
+		q.log.LogAttrs(context.Background(), slog.LevelDebug, "waiting", slog.String("queue_id", r.ID.String()),
+			slog.String("route", route), slog.String("reason", a.Site.String()))
+		q.scheduler.post(func() { q.scheduler.finishSite(it, joinRoutes(legs), route, a.Site, a.RetryAt) })
+	default:
+		q.settle(it, sl, r, indexes, a, route, content)
+	}
+}
+
+// elsewhere files an item for which there is nothing to do on the route that it stood before.
+func (q *Queue) elsewhere(it *item, r *record, sl slot, due []int, routes string) {
+	if len(due) == 0 {
+		q.scheduler.post(func() { q.scheduler.finishWait(it, sl) })
+		return
+	}
+	q.log.LogAttrs(context.Background(), slog.LevelDebug, "rerouted", slog.String("queue_id", r.ID.String()))
+	q.scheduler.post(func() { q.scheduler.finishMoved(it, routes) })
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// legOf returns the leg that takes route, or nil.
+func legOf(legs []envelope.Leg, route string) *envelope.Leg {
+	for i := range legs {
+		if legs[i].Route == route {
+			return &legs[i]
+		}
+	}
+	return nil
+}
+
+// joinRoutes returns the routes of legs as a slot has them.
+func joinRoutes(legs []envelope.Leg) string {
+	if len(legs) == 1 {
+		return legs[0].Route
+	}
+	names := make([]string, len(legs))
+	for i, l := range legs {
+		names[i] = l.Route
+	}
+	return strings.Join(names, routeSeparator)
+}
+
+// deliver calls the transport. A panic in it is one failed attempt of one message, not the end of the daemon.
+func (q *Queue) deliver(r *record, indexes []int, route string, content *content) (a envelope.Attempt) {
+	defer func() {
+		if p := recover(); p != nil {
+			q.log.Error("the attempt panicked; the message is deferred", "queue_id", r.ID.String(), "panic", fmt.Sprint(p),
+				"stack", string(debug.Stack()))
+			failure := &envelope.Failure{Scope: envelope.ScopeMessage, Reason: "an internal error; the log of the relay has the details"}
+			a = envelope.Attempt{Host: route, Results: slices.Repeat([]envelope.Result{{Failure: failure}}, len(indexes))}
+		}
+	}()
+	return q.transport().Deliver(q.ctx, route, envelope.Message{
+		ID: r.ID.String(), Envelope: r.pick(indexes), Origin: r.Origin, Size: r.Size, Open: content.open})
+}
+
+// settle records what an attempt came to: the outcome and the report that it may call for are one commit.
+func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.Attempt, route string, from *content) {
+	v := settle(r, indexes, a, *q.policy.Load(), q.now())
+	main := &change{id: r.ID, oldSlot: sl, hasOld: true}
+	changes := []*change{main}
+	report, reportBody := q.report(v, r, a, from)
+	if report != nil {
+		changes = append(changes, &change{id: report.ID, put: report, body: reportBody, newSlot: q.slotOf(report), hasNew: true})
+	}
+	_, waits := v.record.next()
+	if waits {
+		main.put, main.hasNew = v.record, true
+		main.newSlot = q.slotOf(v.record)
+	} else {
+		v.record.Gone = true
+		main.remove, main.history = true, v.record
+	}
+	q.committer.submit(&request{changes: changes, keep: true, done: func(err error) {
+		if err != nil {
+			// Only a queue that is closing refuses: the message is on disk as it was before this attempt.
+			q.log.Warn("an outcome could not be recorded; the message will be tried again", "queue_id", r.ID.String(), "error", err)
+			return
+		}
+		q.logVerdict(v, report)
+		if !waits && r.Spooled {
+			q.removeSpooled(r.ID)
+		}
+		if report != nil {
+			q.scheduler.add(changes[1].newSlot, q.cache.keep(report, reportBody))
+		}
+		q.scheduler.post(func() {
+			q.scheduler.opened(route)
+			q.scheduler.dropCache(it)
+			if waits {
+				q.scheduler.finishWait(it, main.newSlot)
+			} else {
+				q.scheduler.finishGone(it)
+			}
+		})
+	}})
+}
+
+func (q *Queue) removeSpooled(id ID) {
+	if err := q.spool.remove(id); err != nil {
+		q.log.Warn("a spool file could not be removed; the next start will", "queue_id", id.String(), "error", err)
+	}
+}
+
+// slotOf returns the line of the due index for r, with the routes that its next recipients take.
+func (q *Queue) slotOf(r *record) slot {
+	at, _ := r.next()
+	sl := slot{ID: r.ID, Due: at.UnixNano(), Size: r.Size}
+	if r.Held {
+		sl.Due = heldDue
+	}
+	sl.Routes = joinRoutes(q.transport().Legs(r.Origin, r.pick(r.waiting(at))))
+	return sl
+}
+
+// unreadable sets a message aside whose record or content cannot be read.
+func (q *Queue) unreadable(it *item, sl slot, cause error) {
+	ch := &change{id: sl.ID, oldSlot: sl, hasOld: true, quarantine: cause.Error()}
+	q.committer.submit(&request{changes: []*change{ch}, keep: true, done: func(err error) {
+		if err != nil {
+			return
+		}
+		q.log.Error("a message cannot be read; it is set aside in quarantine", "queue_id", sl.ID.String(), "error", cause)
+		q.quarantined.Add(1)
+		q.scheduler.post(func() { q.scheduler.finishGone(it) })
+	}})
+}
+
+func (q *Queue) load(id ID, c *cached) (r *record, err error) {
+	if c != nil {
+		return c.record, nil
+	}
+	err = q.retryRead(func(s *store) error { r, err = s.record(id); return err })
+	return r, err
+}
+
+// retryRead reads from the store, and waits while it is being opened again.
+func (q *Queue) retryRead(f func(*store) error) error {
+	for {
+		err := q.committer.read(f)
+		if !errors.Is(err, errStore) {
+			return err
+		}
+		select {
+		case <-time.After(reopenPause):
+		case <-q.ctx.Done():
+			return err
+		}
+	}
+}
+
+// content gives out a message's octets and notices when they are not what was stored.
+type content struct {
+	q   *Queue
+	rec *record
+	c   *cached
+	err error // the content is damaged or missing
+}
+
+func (q *Queue) content(r *record, c *cached) *content { return &content{q: q, rec: r, c: c} }
+
+// open returns the content from its start. What does not match its checksum ends in an error instead of io.EOF, so
+// that a damaged message is never given a final dot.
+func (c *content) open() (io.ReadCloser, error) {
+	if c.rec.Spooled {
+		f, err := os.Open(c.q.spool.path(c.rec.ID))
+		if err != nil {
+			return nil, c.damaged(err)
+		}
+		return &checkedReader{c: c, r: f, Closer: f}, nil
+	}
+	body, err := c.inline()
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(body)), nil
+}
+
+func (c *content) inline() ([]byte, error) {
+	if c.c != nil {
+		return c.c.body, nil
+	}
+	var body []byte
+	err := c.q.retryRead(func(s *store) (err error) { body, err = s.body(c.rec.ID); return err })
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, c.damaged(errors.New("its content is missing"))
+	case err != nil:
+		return nil, err
+	case checksum(body) != c.rec.Sum:
+		return nil, c.damaged(errors.New("its content does not match its checksum"))
+	}
+	return body, nil
+}
+
+func (c *content) damaged(cause error) error {
+	c.err = fmt.Errorf("%w: %w", errDamaged, cause)
+	return c.err
+}
+
+// start returns at most limit octets from the start of the content.
+func (c *content) start(limit int64) ([]byte, error) {
+	r, err := c.open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return io.ReadAll(io.LimitReader(r, limit))
+}
+
+// checkedReader reads a spool file and checks its sum at the end.
+type checkedReader struct {
+	c   *content
+	r   io.Reader
+	sum uint32
+	io.Closer
+}
+
+func (r *checkedReader) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	r.sum = crc32.Update(r.sum, castagnoli, p[:n])
+	switch {
+	case err == io.EOF && r.sum != r.c.rec.Sum:
+		return n, r.c.damaged(errors.New("its spool file does not match its checksum"))
+	case err != nil && err != io.EOF:
+		return n, r.c.damaged(err)
+	}
+	return n, err
+}
+
+// logVerdict writes a line for each event of an attempt.
+func (q *Queue) logVerdict(v verdict, report *record) {
+	id := v.record.ID.String()
+	for _, e := range v.events {
+		level := slog.LevelInfo
+		if e.What == "failed" {
+			level = slog.LevelWarn
+		}
+		attrs := []slog.Attr{slog.String("queue_id", id), slog.String("host", e.Host),
+			slog.String("from", v.record.Envelope.ReversePath.String()), slog.String("to", strings.Join(e.Recipients, " ")),
+			slog.String("reply", e.Words), slog.Int("attempt", v.record.Attempts),
+			slog.Duration("age", e.At.Sub(v.record.ReceivedAt).Round(time.Millisecond))}
+		if e.What == "deferred" {
+			at, _ := v.record.next()
+			attrs = append(attrs, slog.Time("next_attempt", at))
+		}
+		q.log.LogAttrs(context.Background(), level, e.What, attrs...)
+	}
+	switch {
+	case report != nil:
+		q.log.LogAttrs(context.Background(), slog.LevelInfo, "reported", slog.String("queue_id", id),
+			slog.String("report_id", report.ID.String()), slog.String("to", report.Envelope.Recipients[0].Path.String()))
+	case len(v.failed) > 0 && v.record.Report:
+		q.log.LogAttrs(context.Background(), slog.LevelError, "a report could not be delivered; its recipient will not hear of the failure",
+			slog.String("queue_id", id))
+	case len(v.failed) > 0:
+		q.log.LogAttrs(context.Background(), slog.LevelWarn, "not reported: the sender is null or asked for no report",
+			slog.String("queue_id", id))
+	}
+}

@@ -1,0 +1,238 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"relayd/internal/envelope"
+)
+
+// errStore: the last commit failed and the store is being opened again. The client is asked to come back.
+var errStore = fmt.Errorf("the queue's store has failed: %w", envelope.Reply{
+	Code: 451, Enhanced: envelope.EnhancedCode{4, 3, 0}, Text: "The mail queue cannot be written at the moment; try again later"})
+
+// request is what one caller wants committed together.
+type request struct {
+	changes []*change
+	// keep makes the request outlive a failed commit: it is committed again once the store is back. Without it done
+	// gets errStore, and what may have reached the disk is undone.
+	keep bool
+	done func(error)
+}
+
+// committer is the one goroutine that writes. It takes one request, drains what else is waiting, and commits all in
+// one transaction, so that the price of a flush is shared by all who wait for it.
+//
+// After a commit error nothing is known of the batch (a failed fdatasync must not be tried again as if nothing had
+// happened). The committer then takes no more mail, closes the store, opens it anew, removes what callers were told
+// has failed, and commits what must not get lost.
+type committer struct {
+	dir  string
+	log  *slog.Logger
+	open func(dir string) (*store, error)
+
+	requests chan *request
+	quit     chan struct{}
+	stopped  chan struct{}
+	broken   atomic.Bool
+
+	mu    sync.RWMutex // held for writing while the store is replaced
+	store *store
+}
+
+// Bounds of one commit.
+const (
+	batchRequests = 1000
+	batchBytes    = 8 << 20
+	reopenPause   = 100 * time.Millisecond
+	reopenMax     = 5 * time.Second
+)
+
+func newCommitter(dir string, st *store, log *slog.Logger) *committer {
+	return &committer{
+		dir: dir, log: log, open: openStore, store: st,
+		requests: make(chan *request, batchRequests),
+		quit:     make(chan struct{}),
+		stopped:  make(chan struct{}),
+	}
+}
+
+// submit hands r over. Its done is called exactly once, on another goroutine or on this one.
+func (c *committer) submit(r *request) {
+	for _, ch := range r.changes {
+		if err := ch.encode(); err != nil {
+			r.done(fmt.Errorf("%s: %w", ch.id, err))
+			return
+		}
+	}
+	if c.broken.Load() && !r.keep {
+		r.done(errStore)
+		return
+	}
+	select {
+	case c.requests <- r:
+	case <-c.stopped:
+		r.done(ErrClosed)
+	}
+}
+
+// commit submits changes and waits for them.
+func (c *committer) commit(keep bool, changes ...*change) error {
+	done := make(chan error, 1)
+	c.submit(&request{changes: changes, keep: keep, done: func(err error) { done <- err }})
+	return <-done
+}
+
+// read runs f with the store, which stays open meanwhile. f must be brief: an open reader can hold up a commit.
+func (c *committer) read(f func(*store) error) error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.store == nil {
+		return errStore
+	}
+	return f(c.store)
+}
+
+func (c *committer) run() {
+	defer close(c.stopped)
+	for {
+		select {
+		case first := <-c.requests:
+			c.write(c.drain(first))
+		case <-c.quit:
+			for {
+				select {
+				case first := <-c.requests:
+					c.write(c.drain(first))
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+func (c *committer) drain(first *request) []*request {
+	batch, bytes := []*request{first}, first.size()
+	for len(batch) < batchRequests && bytes < batchBytes {
+		select {
+		case r := <-c.requests:
+			batch = append(batch, r)
+			bytes += r.size()
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+func (r *request) size() (n int) {
+	for _, ch := range r.changes {
+		n += ch.size()
+	}
+	return n
+}
+
+func (c *committer) write(batch []*request) {
+	err := c.apply(collect(batch))
+	if err == nil {
+		for _, r := range batch {
+			r.done(nil)
+		}
+		return
+	}
+	c.recover(batch, err)
+}
+
+func (c *committer) apply(changes []*change) error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.store == nil {
+		return errStore
+	}
+	return c.store.commit(changes)
+}
+
+func collect(batch []*request) []*change {
+	changes := make([]*change, 0, len(batch))
+	for _, r := range batch {
+		changes = append(changes, r.changes...)
+	}
+	return changes
+}
+
+// recover answers the callers that can be answered, and works until the store holds what the others were promised.
+func (c *committer) recover(batch []*request, cause error) {
+	c.broken.Store(true)
+	defer c.broken.Store(false)
+	c.log.Error("the queue's store has failed; no mail is taken until it is back", "error", cause)
+	var kept []*request
+	var undo []*change
+	for _, r := range batch {
+		if r.keep {
+			kept = append(kept, r)
+			continue
+		}
+		for _, ch := range r.changes {
+			undo = append(undo, ch.undo())
+		}
+		r.done(errStore)
+	}
+	for pause := reopenPause; ; pause = min(2*pause, reopenMax) {
+		err := c.reopen(append(undo, collect(kept)...))
+		if err == nil {
+			break
+		}
+		c.log.Error("the queue's store is still failing", "error", err, "next_try", pause.String())
+		select {
+		case <-time.After(pause):
+		case <-c.quit:
+			for _, r := range kept {
+				r.done(ErrClosed)
+			}
+			return
+		}
+	}
+	c.log.Info("the queue's store is back")
+	for _, r := range kept {
+		r.done(nil)
+	}
+}
+
+func (c *committer) reopen(changes []*change) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.store != nil {
+		if err := c.store.close(); err != nil {
+			c.log.Warn("closing the failed store", "error", err)
+		}
+		c.store = nil
+	}
+	st, err := c.open(c.dir)
+	if err != nil {
+		return err
+	}
+	if err := st.commit(changes); err != nil {
+		return errors.Join(err, st.close())
+	}
+	c.store = st
+	return nil
+}
+
+// close commits what was submitted, stops the goroutine and closes the store.
+func (c *committer) close() error {
+	close(c.quit)
+	<-c.stopped
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.store == nil {
+		return nil
+	}
+	st := c.store
+	c.store = nil
+	return st.close()
+}

@@ -1,0 +1,19 @@
+// Package queue owns every message from its 250 until it is delivered or reported.
+//
+// The contract: when Writer.Commit returns nil, the message is on disk. From then on each of its recipients is at
+// every moment exactly one of waiting, delivered, failed and reported to the sender, or deleted by an operator; a
+// crash at any point changes that only back to waiting. Delivery is at least once: a recipient is delivered to twice
+// only when the daemon dies, or a connection does, between a host's acceptance and the commit that records it.
+//
+// How it is kept: all that is to be durable goes through one goroutine, the committer, which writes what waits in one
+// bbolt transaction. Another goroutine, the scheduler, owns what is due and what is in flight; it starts an attempt
+// when its route has room, and settles the outcome, with the report it may need, in one commit.
+//
+// What happens on failure:
+//   - a commit fails: the intake that waits for it gets a 451, no more mail is taken, the store is opened again, and
+//     outcomes that must be recorded are recorded then;
+//   - a stored record or its content is damaged: it is set aside in quarantine and told of; the others flow;
+//   - a route has no host that works (envelope.Attempt.Site): its messages wait in memory without an attempt being
+//     counted or the disk being touched, one of them probes, and when it gets through the rest follow at once;
+//   - the disk is nearly full: Begin answers 452 while Policy.MinFree is still there to settle what is queued.
+package queue

@@ -1,0 +1,207 @@
+package queue
+
+import (
+	"container/heap"
+	"time"
+
+	"relayd/internal/envelope"
+)
+
+// itemState is where the scheduler has an item.
+type itemState uint8
+
+const (
+	itemWaiting itemState = iota // in the heap until it is due
+	itemReady                    // due, in its lane's line
+	itemBusy                     // with an attempt or an operator
+	itemHeld                     // nowhere, until released
+)
+
+// item is what the scheduler keeps in memory of a queued message.
+type item struct {
+	slot    slot          // its line in the due index
+	due     time.Duration // on the scheduler's own clock, which nobody can set
+	state   itemState
+	fresh   bool // not tried yet, and not delayed by an outage
+	heapPos int
+	lane    *lane
+	line    *line // the line it stands in while ready
+	prev    *item
+	next    *item
+	cached  *cached
+	pending []Action // what operators asked for while it was busy
+}
+
+// dueHeap orders waiting items by when they are due.
+type dueHeap []*item
+
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].due < h[j].due }
+func (h dueHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].heapPos, h[j].heapPos = i, j
+}
+
+func (h *dueHeap) Push(x any) {
+	it := x.(*item)
+	it.heapPos = len(*h)
+	*h = append(*h, it)
+}
+
+func (h *dueHeap) Pop() any {
+	old := *h
+	it := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return it
+}
+
+func (h *dueHeap) remove(it *item) { heap.Remove(h, it.heapPos) }
+
+// line is a first-in, first-out list of items, from which any can be taken in constant time.
+type line struct {
+	first, last *item
+	n           int
+}
+
+func (l *line) pushBack(it *item) {
+	it.line, it.prev, it.next = l, l.last, nil
+	if l.last == nil {
+		l.first = it
+	} else {
+		l.last.next = it
+	}
+	l.last = it
+	l.n++
+}
+
+func (l *line) pushFront(it *item) {
+	it.line, it.prev, it.next = l, nil, l.first
+	if l.first == nil {
+		l.last = it
+	} else {
+		l.first.prev = it
+	}
+	l.first = it
+	l.n++
+}
+
+func (l *line) remove(it *item) {
+	if it.prev == nil {
+		l.first = it.next
+	} else {
+		it.prev.next = it.next
+	}
+	if it.next == nil {
+		l.last = it.prev
+	} else {
+		it.next.prev = it.prev
+	}
+	it.line, it.prev, it.next = nil, nil, nil
+	l.n--
+}
+
+// lane is the line before one route. Fresh mail and the backlog stand in two lines that take turns, so that neither
+// waits for all of the other.
+type lane struct {
+	name     string
+	fresh    line
+	backlog  line
+	turn     bool // the backlog is next
+	several  int  // items in the lines that could take another route as well
+	inFlight int
+	// gate is until when nothing is started, on the scheduler's clock. Then one message probes the route; the others
+	// follow when it comes through.
+	gate    time.Duration
+	probing bool
+	reason  *envelope.Failure
+}
+
+func (l *lane) gated(now time.Duration) bool { return l.gate > now }
+
+func (l *lane) ready() int { return l.fresh.n + l.backlog.n }
+
+// room reports whether another attempt may start.
+func (l *lane) room(now time.Duration, concurrency int) bool {
+	if l.gated(now) || l.ready() == 0 {
+		return false
+	}
+	if l.probing {
+		return l.inFlight == 0
+	}
+	return l.inFlight < concurrency
+}
+
+// isOpen reports whether the route is known to work, as far as anybody has tried.
+func (l *lane) isOpen(now time.Duration) bool { return !l.gated(now) && !l.probing }
+
+func (l *lane) push(it *item, now time.Duration) {
+	if !l.isOpen(now) {
+		it.fresh = false
+	}
+	l.enter(it)
+	if it.fresh {
+		l.fresh.pushBack(it)
+	} else {
+		l.backlog.pushBack(it)
+	}
+}
+
+// pushFirst puts an item at the head of the backlog.
+func (l *lane) pushFirst(it *item) {
+	l.enter(it)
+	l.backlog.pushFront(it)
+}
+
+func (l *lane) enter(it *item) {
+	it.state, it.lane = itemReady, l
+	if it.slot.several() {
+		l.several++
+	}
+}
+
+// remove takes an item out of the line that it stands in.
+func (l *lane) remove(it *item) {
+	it.line.remove(it)
+	if it.slot.several() {
+		l.several--
+	}
+}
+
+// pop takes the next item; there is one.
+func (l *lane) pop() *item {
+	from := &l.fresh
+	if from.n == 0 || (l.turn && l.backlog.n > 0) {
+		from = &l.backlog
+	}
+	l.turn = !l.turn
+	it := from.first
+	l.remove(it)
+	return it
+}
+
+// appendSeveral appends the items in the lines that could take another route as well.
+func (l *lane) appendSeveral(items []*item) []*item {
+	for _, ln := range []*line{&l.fresh, &l.backlog} {
+		for it := ln.first; it != nil; it = it.next {
+			if it.slot.several() {
+				items = append(items, it)
+			}
+		}
+	}
+	return items
+}
+
+// close keeps the lane shut until gate. What stood in the fresh line becomes backlog, so that mail that arrives
+// after the outage does not wait behind all that arrived in it.
+func (l *lane) close(gate time.Duration, why *envelope.Failure) {
+	l.gate, l.probing, l.reason = gate, true, why
+	for l.fresh.n > 0 {
+		it := l.fresh.first
+		l.fresh.remove(it)
+		it.fresh = false
+		l.backlog.pushBack(it)
+	}
+}
+
+func (l *lane) open() { l.gate, l.probing, l.reason = 0, false, nil }

@@ -1,0 +1,365 @@
+package queue
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+)
+
+// applyBatch is how many messages an operator's action changes in one commit.
+const applyBatch = 500
+
+// Apply does action to the messages with the given ids and returns the ids it was done to. When one of them is not in
+// the queue the error is a *NotFoundError and nothing is done. A message that is being delivered at the moment is
+// acted on when that attempt has ended.
+func (q *Queue) Apply(action Action, ids []string) ([]string, error) {
+	if q.closing.Load() || !q.started {
+		return nil, ErrClosed
+	}
+	parsed, missing := make([]ID, 0, len(ids)), &NotFoundError{}
+	for _, s := range ids {
+		id, err := ParseID(s)
+		if err != nil {
+			missing.IDs = append(missing.IDs, s)
+			continue
+		}
+		parsed = append(parsed, id)
+	}
+	var claimed []*item
+	ok := q.scheduler.do(func() {
+		for _, id := range parsed {
+			if q.scheduler.items[id] == nil {
+				missing.IDs = append(missing.IDs, id.String())
+			}
+		}
+		if len(missing.IDs) == 0 {
+			claimed = q.claim(action, parsed)
+		}
+	})
+	if !ok {
+		return nil, ErrClosed
+	}
+	if len(missing.IDs) > 0 {
+		return nil, missing
+	}
+	done := make([]string, len(parsed))
+	for i, id := range parsed {
+		done[i] = id.String()
+	}
+	return done, q.operate(claimed, []Action{action})
+}
+
+// ApplyAll does action to every message that is in the queue now, and returns how many those were.
+func (q *Queue) ApplyAll(action Action) (int, error) {
+	if q.closing.Load() || !q.started {
+		return 0, ErrClosed
+	}
+	var ids []ID
+	if !q.scheduler.do(func() {
+		for id := range q.scheduler.items {
+			ids = append(ids, id)
+		}
+	}) {
+		return 0, ErrClosed
+	}
+	n := 0
+	for len(ids) > 0 {
+		batch := ids[:min(applyBatch, len(ids))]
+		ids = ids[len(batch):]
+		var claimed []*item
+		if !q.scheduler.do(func() { claimed = q.claim(action, batch) }) {
+			return n, ErrClosed
+		}
+		if err := q.operate(claimed, []Action{action}); err != nil {
+			return n, err
+		}
+		n += len(batch)
+	}
+	return n, nil
+}
+
+// claim takes the items that nobody has, and leaves word with the others. It runs on the scheduler's goroutine.
+func (q *Queue) claim(action Action, ids []ID) []*item {
+	var claimed []*item
+	for _, id := range ids {
+		it := q.scheduler.items[id]
+		switch {
+		case it == nil:
+		case q.scheduler.claim(it):
+			claimed = append(claimed, it)
+		default:
+			it.pending = append(it.pending, action)
+		}
+	}
+	return claimed
+}
+
+// operatePending does what was asked for while the item was busy.
+func (q *Queue) operatePending(it *item, actions []Action) {
+	q.attempts.Go(func() {
+		if err := q.operate([]*item{it}, actions); err != nil {
+			q.log.Warn("an operator's action could not be done", "queue_id", it.slot.ID.String(), "error", err)
+		}
+	})
+}
+
+// operate changes claimed items and gives them back.
+func (q *Queue) operate(items []*item, actions []Action) error {
+	changes := make([]*change, 0, len(items))
+	finish := make([]func(), 0, len(items))
+	var failed error
+	for _, it := range items {
+		ch, f, err := q.operateOne(it, actions)
+		if err != nil {
+			failed = errors.Join(failed, err)
+			f = func() { q.scheduler.finishWait(it, it.slot) }
+		} else if ch != nil {
+			changes = append(changes, ch)
+		}
+		finish = append(finish, f)
+	}
+	if len(changes) > 0 {
+		if err := q.committer.commit(true, changes...); err != nil {
+			return err
+		}
+	}
+	for _, ch := range changes {
+		if ch.remove && ch.history.Spooled {
+			q.removeSpooled(ch.id)
+		}
+	}
+	q.scheduler.post(func() {
+		for _, f := range finish {
+			f()
+		}
+	})
+	return failed
+}
+
+func (q *Queue) operateOne(it *item, actions []Action) (*change, func(), error) {
+	var r *record
+	err := q.retryRead(func(s *store) (err error) { r, err = s.record(it.slot.ID); return err })
+	if err != nil {
+		return nil, nil, err
+	}
+	now := q.now()
+	ch := &change{id: r.ID, oldSlot: it.slot, hasOld: true}
+	for _, a := range actions {
+		what := act(r, a, now)
+		if what == "" {
+			continue
+		}
+		r.note(Event{At: now, What: what, Words: "by an operator"})
+		q.log.LogAttrs(context.Background(), slog.LevelInfo, what, slog.String("queue_id", r.ID.String()))
+		if a == ActionDelete {
+			r.Gone = true
+			ch.remove, ch.history = true, r
+			return ch, func() { q.scheduler.finishGone(it) }, nil
+		}
+		ch.put = r
+	}
+	if ch.put == nil {
+		return nil, func() { q.scheduler.finishWait(it, it.slot) }, nil
+	}
+	ch.newSlot, ch.hasNew = q.slotOf(r), true
+	return ch, func() { q.scheduler.dropCache(it); q.scheduler.finishWait(it, ch.newSlot) }, nil
+}
+
+// act changes r as an operator asked and returns the event's name, or "" when there is nothing to change.
+func act(r *record, a Action, now time.Time) string {
+	switch a {
+	case ActionHold:
+		if r.Held {
+			return ""
+		}
+		r.Held = true
+		return "held"
+	case ActionDelete:
+		return "deleted"
+	case ActionRelease:
+		if !r.Held {
+			return ""
+		}
+		r.Held = false
+		dueNow(r, now)
+		return "released"
+	case ActionRetry:
+		if r.Held {
+			return "" // a hold is ended by a release alone
+		}
+		dueNow(r, now)
+		return "retry"
+	}
+	return ""
+}
+
+func dueNow(r *record, now time.Time) {
+	for i := range r.Recipients {
+		if s := &r.Recipients[i]; s.Status == StatusWaiting && s.Next.After(now) {
+			s.Next = now
+		}
+	}
+}
+
+// List returns at most limit messages (all for limit <= 0) in the order of their ids, from the first above after on.
+func (q *Queue) List(after string, limit int) ([]Entry, error) {
+	from, err := parseAfter(after)
+	if err != nil {
+		return nil, err
+	}
+	var records []*record
+	err = q.committer.read(func(s *store) error {
+		records, err = s.list(from, limit)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]Entry, len(records))
+	for i, r := range records {
+		entries[i] = r.entry(q.now())
+	}
+	q.scheduler.do(func() {
+		for i, r := range records {
+			q.scheduler.describe(r.ID, &entries[i])
+		}
+	})
+	return entries, nil
+}
+
+// Show returns a message that is in the queue, or in its history.
+func (q *Queue) Show(id string) (Detail, error) {
+	d, err := show(q.committer.read, id, q.now())
+	if err == nil && !d.Gone {
+		n, _ := ParseID(id)
+		q.scheduler.do(func() { q.scheduler.describe(n, &d.Entry) })
+	}
+	return d, err
+}
+
+// Body returns the content of a message that is in the queue.
+func (q *Queue) Body(id string) (io.ReadCloser, error) {
+	return openBody(q.committer.read, q.spool, id)
+}
+
+// Counts sums the queue up.
+func (q *Queue) Counts() Counts {
+	c := Counts{Quarantined: int(q.quarantined.Load()), Bytes: q.bytes.Load()}
+	q.scheduler.do(func() {
+		s, now := q.scheduler, q.scheduler.clock()
+		c.Active, c.Held, c.Deferred = s.busy, s.held, len(s.waiting)
+		for _, l := range s.lanes {
+			if l.gated(now) {
+				c.Deferred += l.ready()
+			} else {
+				c.Active += l.ready()
+			}
+		}
+	})
+	if err := q.committer.read(func(s *store) error { return s.countOldest(&c) }); err != nil {
+		q.log.Warn("the oldest message could not be read", "error", err)
+	}
+	return c
+}
+
+// describe adds to an entry what only the scheduler knows: whether it is under way, and the outage it waits for.
+func (s *scheduler) describe(id ID, e *Entry) {
+	it := s.items[id]
+	if it == nil {
+		return
+	}
+	switch it.state {
+	case itemBusy:
+		e.State = StateActive
+	case itemReady:
+		e.State = StateActive
+		now := s.clock()
+		if l := it.lane; l.gated(now) {
+			e.State = StateDeferred
+			e.NextAttempt = time.Now().Add(l.gate - now)
+		}
+	}
+	if it.lane != nil && it.lane.reason != nil {
+		e.LastError = it.lane.reason.String()
+	}
+	if e.Smarthost == "" {
+		e.Smarthost = it.slot.routes()[0]
+	}
+}
+
+type reading func(func(*store) error) error
+
+func show(read reading, id string, now time.Time) (Detail, error) {
+	n, err := ParseID(id)
+	if err != nil {
+		return Detail{}, &NotFoundError{IDs: []string{id}}
+	}
+	var r *record
+	err = read(func(s *store) (err error) {
+		if r, err = s.record(n); errors.Is(err, ErrNotFound) {
+			r, err = s.history(n)
+		}
+		return err
+	})
+	if errors.Is(err, ErrNotFound) {
+		return Detail{}, &NotFoundError{IDs: []string{id}}
+	}
+	if err != nil {
+		return Detail{}, err
+	}
+	return Detail{Entry: r.entry(now), Envelope: r.Envelope, Origin: r.Origin, Events: r.Events, Gone: r.Gone}, nil
+}
+
+func openBody(read reading, sp spool, id string) (io.ReadCloser, error) {
+	n, err := ParseID(id)
+	if err != nil {
+		return nil, &NotFoundError{IDs: []string{id}}
+	}
+	var r *record
+	var body []byte
+	err = read(func(s *store) (err error) {
+		if r, err = s.record(n); err == nil && !r.Spooled {
+			body, err = s.body(n)
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, &NotFoundError{IDs: []string{id}}
+	case err != nil:
+		return nil, err
+	case r.Spooled:
+		return os.Open(sp.path(n))
+	}
+	return io.NopCloser(bytes.NewReader(body)), nil
+}
+
+func parseAfter(after string) (ID, error) {
+	if after == "" {
+		return 0, nil
+	}
+	return ParseID(after)
+}
+
+// entry returns what the record itself says; a running queue knows more.
+func (r *record) entry(now time.Time) Entry {
+	e := Entry{ID: r.ID.String(), State: StateDeferred, ReversePath: r.Envelope.ReversePath, Size: r.Size, ReceivedAt: r.ReceivedAt,
+		Attempts: r.Attempts, LastError: r.LastError, Smarthost: r.Smarthost, Recipients: make([]EntryRecipient, len(r.Recipients))}
+	for i, s := range r.Recipients {
+		e.Recipients[i] = EntryRecipient{Address: string(r.Envelope.Recipients[i].Path), Status: s.Status, Attempts: s.Attempts, LastReply: s.LastReply}
+	}
+	if next, ok := r.next(); ok {
+		e.NextAttempt = next
+		if !next.After(now) {
+			e.State = StateActive
+		}
+	}
+	if r.Held {
+		e.State, e.NextAttempt = StateHeld, time.Time{}
+	}
+	return e
+}

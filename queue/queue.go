@@ -1,0 +1,179 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options are what a Queue is opened with.
+type Options struct {
+	Dir       string // created when missing; the queue's alone
+	Hostname  string // names the relay in reports
+	Transport Transport
+	Policy    Policy
+	Log       *slog.Logger
+}
+
+// Queue owns the messages of one folder.
+type Queue struct {
+	dir       string
+	log       *slog.Logger
+	committer *committer
+	scheduler *scheduler
+	spool     spool
+	free      freeSpace
+	cache     cache
+	ids       idSource
+	fullLog   atMost
+	config    atomic.Pointer[config]
+	policy    atomic.Pointer[Policy]
+
+	total       atomic.Int64 // messages in the queue
+	pending     atomic.Int64 // messages that are arriving
+	bytes       atomic.Int64 // of content in the queue
+	quarantined atomic.Int64
+	closing     atomic.Bool
+
+	ctx      context.Context // of the attempts
+	cancel   context.CancelFunc
+	attempts sync.WaitGroup
+	others   sync.WaitGroup // the queue's own goroutines
+	started  bool
+}
+
+type config struct {
+	transport Transport
+	hostname  string
+}
+
+// Open opens the queue in o.Dir, or creates it. The error is ErrLocked when another daemon has it. Nothing is
+// delivered before Start.
+func Open(o Options) (*Queue, error) {
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot create the queue's folder: %w; create it, or set another data_dir", err)
+	}
+	st, err := openStore(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	q := &Queue{dir: o.Dir, log: o.Log, free: freeSpace{dir: o.Dir}, fullLog: atMost{every: time.Minute}}
+	q.ctx, q.cancel = context.WithCancel(context.Background())
+	q.committer = newCommitter(o.Dir, st, o.Log)
+	q.scheduler = newScheduler(q)
+	q.Configure(o.Transport, o.Hostname, o.Policy)
+	if err := q.restore(st); err != nil {
+		return nil, errors.Join(err, st.close())
+	}
+	go q.committer.run()
+	return q, nil
+}
+
+// restore makes the store's messages known to the scheduler, and removes what a crash has left in the spool.
+func (q *Queue) restore(st *store) (err error) {
+	if q.spool, err = openSpool(q.dir); err != nil {
+		return err
+	}
+	removed, err := q.spool.sweep(st.has)
+	if err != nil {
+		return fmt.Errorf("cannot clean the spool: %w", err)
+	}
+	var last ID
+	err = st.slots(func(sl slot) error {
+		q.scheduler.insert(sl, nil, false)
+		q.total.Add(1)
+		q.bytes.Add(sl.Size)
+		last = max(last, sl.ID)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("cannot read the queue in %s: %w", q.dir, err)
+	}
+	q.ids.last = last
+	n, err := st.quarantined()
+	if err != nil {
+		return err
+	}
+	q.quarantined.Store(int64(n))
+	if q.total.Load() > 0 || removed > 0 || n > 0 {
+		q.log.Info("queue opened", "messages", q.total.Load(), "bytes", q.bytes.Load(), "unfinished_removed", removed, "quarantined", n)
+	}
+	return nil
+}
+
+// Start begins to deliver.
+func (q *Queue) Start() {
+	q.started = true
+	q.others.Go(q.scheduler.run)
+	q.others.Go(q.prune)
+}
+
+// Configure replaces the transport, the name in reports and the policy, and has every route tried anew.
+func (q *Queue) Configure(t Transport, hostname string, p Policy) {
+	q.config.Store(&config{t, hostname})
+	q.policy.Store(&p)
+	q.free.setMin(p.MinFree)
+	if q.started {
+		q.Retry()
+	}
+}
+
+// Retry has every route tried at once that waits for its smarthost to be back.
+func (q *Queue) Retry() { q.scheduler.post(q.scheduler.openAll) }
+
+// Close ends the queue in order: no message begins, running attempts may end until ctx does and are cut short then,
+// what they came to is committed, and the store is closed. Writers must be done before.
+func (q *Queue) Close(ctx context.Context) error {
+	q.closing.Store(true)
+	if q.started {
+		q.scheduler.do(func() { q.scheduler.draining = true })
+		done := make(chan struct{})
+		go func() { q.attempts.Wait(); close(done) }()
+		select {
+		case <-done:
+		case <-ctx.Done():
+		}
+	}
+	q.cancel()
+	q.attempts.Wait()
+	err := q.committer.close()
+	if q.started {
+		q.scheduler.post(func() { q.scheduler.quit = true })
+	}
+	q.others.Wait()
+	return err
+}
+
+// prune removes old lines of history, a few at a time.
+func (q *Queue) prune() {
+	const limit = 500
+	for pause := time.Minute; ; {
+		select {
+		case <-q.ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		keep := q.policy.Load().History
+		var removed int
+		err := q.committer.read(func(s *store) (err error) {
+			removed, err = s.pruneHistory(q.now().Add(-keep), limit)
+			return err
+		})
+		if err != nil {
+			q.log.Warn("old lines of history could not be removed", "error", err)
+		}
+		pause = time.Hour
+		if removed == limit {
+			pause = time.Second
+		}
+	}
+}
+
+func (q *Queue) now() time.Time       { return time.Now() }
+func (q *Queue) transport() Transport { return q.config.Load().transport }
+func (q *Queue) hostname() string     { return q.config.Load().hostname }

@@ -1,0 +1,73 @@
+package queue
+
+import (
+	"io"
+	"path/filepath"
+	"time"
+)
+
+// Reader looks at a queue whose daemon is not running. It changes nothing, and holds a lock that keeps a daemon from
+// starting while it is open.
+type Reader struct {
+	store *store
+	spool spool
+}
+
+// OpenReadOnly opens the queue in dir to look at it. The error is ErrLocked when a daemon has it.
+func OpenReadOnly(dir string) (*Reader, error) {
+	st, err := openStoreReadOnly(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Reader{store: st, spool: spool{filepath.Join(dir, "spool")}}, nil
+}
+
+func (r *Reader) read(f func(*store) error) error { return f(r.store) }
+
+// Close ends the look.
+func (r *Reader) Close() error { return r.store.close() }
+
+// List is Queue.List.
+func (r *Reader) List(after string, limit int) ([]Entry, error) {
+	from, err := parseAfter(after)
+	if err != nil {
+		return nil, err
+	}
+	records, err := r.store.list(from, limit)
+	entries := make([]Entry, len(records))
+	for i, rec := range records {
+		entries[i] = rec.entry(time.Now())
+	}
+	return entries, err
+}
+
+// Show is Queue.Show.
+func (r *Reader) Show(id string) (Detail, error) { return show(r.read, id, time.Now()) }
+
+// Body is Queue.Body.
+func (r *Reader) Body(id string) (io.ReadCloser, error) { return openBody(r.read, r.spool, id) }
+
+// Counts is Queue.Counts. Nothing is being delivered, so what is due counts as active: it will be at the next start.
+func (r *Reader) Counts() (Counts, error) {
+	var c Counts
+	now := time.Now().UnixNano()
+	err := r.store.slots(func(sl slot) error {
+		c.Bytes += sl.Size
+		switch {
+		case sl.Due == heldDue:
+			c.Held++
+		case sl.Due <= now:
+			c.Active++
+		default:
+			c.Deferred++
+		}
+		return nil
+	})
+	if err != nil {
+		return c, err
+	}
+	if c.Quarantined, err = r.store.quarantined(); err != nil {
+		return c, err
+	}
+	return c, r.store.countOldest(&c)
+}

@@ -1,0 +1,334 @@
+package queue
+
+import (
+	"container/heap"
+	"sync/atomic"
+	"time"
+
+	"relayd/internal/envelope"
+)
+
+// scheduler is the one goroutine that owns what is due and what is in flight. Everybody else posts events to it; it
+// never waits for anybody, so posting to it cannot deadlock.
+//
+// It runs on the monotonic clock: a wall clock that is set forward makes nothing due early, and one that is set back
+// stalls nothing.
+type scheduler struct {
+	events  chan func()
+	stopped chan struct{}
+	epoch   time.Time
+
+	// start begins an attempt on its own goroutine, which ends in a call of one of the finish functions.
+	start       func(it *item, route string)
+	operate     func(it *item, actions []Action)
+	concurrency func(route string) int
+	maxWait     func() time.Duration
+	uncache     func(*cached)
+	total       *atomic.Int64 // messages, for admission
+	bytes       *atomic.Int64 // of their content
+
+	items    map[ID]*item
+	waiting  dueHeap
+	lanes    map[string]*lane
+	held     int
+	busy     int
+	draining bool
+	quit     bool
+}
+
+func newScheduler(q *Queue) *scheduler {
+	return &scheduler{
+		events: make(chan func(), 1024), stopped: make(chan struct{}), epoch: time.Now(),
+		start:       q.startAttempt,
+		operate:     q.operatePending,
+		concurrency: func(route string) int { return q.transport().Concurrency(route) },
+		maxWait:     func() time.Duration { return q.policy.Load().RetryMax },
+		uncache:     q.cache.drop,
+		total:       &q.total, bytes: &q.bytes,
+		items: make(map[ID]*item), lanes: make(map[string]*lane),
+	}
+}
+
+// clock returns the time on the scheduler's own clock.
+func (s *scheduler) clock() time.Duration { return time.Since(s.epoch) }
+
+// post runs f on the scheduler's goroutine, later; it reports false when that has ended.
+func (s *scheduler) post(f func()) bool {
+	select {
+	case s.events <- f:
+		return true
+	case <-s.stopped:
+		return false
+	}
+}
+
+// do runs f on the scheduler's goroutine and waits for it.
+func (s *scheduler) do(f func()) bool {
+	done := make(chan struct{})
+	if !s.post(func() { f(); close(done) }) {
+		return false
+	}
+	select {
+	case <-done:
+		return true
+	case <-s.stopped:
+		return false
+	}
+}
+
+func (s *scheduler) run() {
+	defer close(s.stopped)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for !s.quit {
+		now := s.clock()
+		s.promote(now)
+		s.dispatch(now)
+		timer.Reset(s.pause(now))
+		select {
+		case f := <-s.events:
+			f()
+			s.drain()
+		case <-timer.C:
+		}
+	}
+}
+
+// drain takes the events that wait already, so that one pass over the lanes serves them all.
+func (s *scheduler) drain() {
+	for range cap(s.events) {
+		select {
+		case f := <-s.events:
+			f()
+		default:
+			return
+		}
+	}
+}
+
+// promote moves what is due to the lines of its lanes.
+func (s *scheduler) promote(now time.Duration) {
+	for len(s.waiting) > 0 && s.waiting[0].due <= now {
+		it := heap.Pop(&s.waiting).(*item)
+		s.ready(it, now)
+	}
+}
+
+func (s *scheduler) dispatch(now time.Duration) {
+	if s.draining {
+		return
+	}
+	for _, l := range s.lanes {
+		for l.room(now, s.concurrency(l.name)) {
+			it := l.pop()
+			it.state = itemBusy
+			s.busy++
+			l.inFlight++
+			s.start(it, l.name)
+		}
+	}
+}
+
+// pause returns how long nothing happens by itself.
+func (s *scheduler) pause(now time.Duration) time.Duration {
+	next := now + time.Hour
+	if len(s.waiting) > 0 {
+		next = min(next, s.waiting[0].due)
+	}
+	for _, l := range s.lanes {
+		if l.ready() > 0 && l.gated(now) {
+			next = min(next, l.gate)
+		}
+	}
+	return max(0, next-now)
+}
+
+func (s *scheduler) lane(name string) *lane {
+	l := s.lanes[name]
+	if l == nil {
+		l = &lane{name: name}
+		s.lanes[name] = l
+	}
+	return l
+}
+
+// ready puts a due item into the line before its route.
+func (s *scheduler) ready(it *item, now time.Duration) { s.laneFor(it, now).push(it, now) }
+
+// laneFor returns the lane of the first of the item's routes that is open, or of the first when none is.
+func (s *scheduler) laneFor(it *item, now time.Duration) *lane {
+	if !it.slot.several() {
+		return s.lane(it.slot.Routes)
+	}
+	names := it.slot.routes()
+	for _, name := range names {
+		if l := s.lane(name); l.isOpen(now) {
+			return l
+		}
+	}
+	return s.lane(names[0])
+}
+
+// rebalance moves messages that can take several routes from lanes that are closed to lanes that are open, so that one
+// route's outage does not hold up recipients on another.
+func (s *scheduler) rebalance(now time.Duration) {
+	var stuck []*item
+	for _, l := range s.lanes {
+		if l.several > 0 && !l.isOpen(now) {
+			stuck = l.appendSeveral(stuck)
+		}
+	}
+	for _, it := range stuck {
+		if to := s.laneFor(it, now); to != it.lane {
+			it.lane.remove(it)
+			to.push(it, now)
+		}
+	}
+}
+
+// add makes a message known that the store holds.
+func (s *scheduler) add(sl slot, c *cached) {
+	s.total.Add(1)
+	s.bytes.Add(sl.Size)
+	s.post(func() { s.insert(sl, c, true) })
+}
+
+// insert files a new item. It runs on the scheduler's goroutine, or before that has started.
+func (s *scheduler) insert(sl slot, c *cached, fresh bool) {
+	it := &item{slot: sl, cached: c, fresh: fresh}
+	s.items[sl.ID] = it
+	s.place(it)
+}
+
+// place puts an item that nobody has where its slot says.
+func (s *scheduler) place(it *item) {
+	if it.slot.Due == heldDue {
+		it.state = itemHeld
+		s.held++
+		return
+	}
+	now := s.clock()
+	wait := time.Duration(it.slot.Due - time.Now().UnixNano())
+	// No pause is longer than RetryMax and its spread; a longer one is a clock that was set.
+	it.due = now + max(0, min(wait, s.maxWait()+s.maxWait()/4))
+	if it.due <= now {
+		s.ready(it, now)
+		return
+	}
+	it.state, it.lane = itemWaiting, nil
+	heap.Push(&s.waiting, it)
+}
+
+// claim takes an item from where it is, for an operator. It reports false when somebody has it.
+func (s *scheduler) claim(it *item) bool {
+	switch it.state {
+	case itemBusy:
+		return false
+	case itemWaiting:
+		s.waiting.remove(it)
+	case itemReady:
+		it.lane.remove(it)
+	case itemHeld:
+		s.held--
+	}
+	it.state, it.lane = itemBusy, nil
+	s.busy++
+	return true
+}
+
+// The finish functions end what start or claim began.
+
+// finishWait files the item under its new slot.
+func (s *scheduler) finishWait(it *item, sl slot) {
+	s.giveBack(it)
+	it.slot, it.fresh = sl, false
+	if s.pendingActions(it) {
+		return
+	}
+	s.place(it)
+}
+
+// finishGone forgets the item: its message has left the queue.
+func (s *scheduler) finishGone(it *item) {
+	s.giveBack(it)
+	delete(s.items, it.slot.ID)
+	s.dropCache(it)
+	s.total.Add(-1)
+	s.bytes.Add(-it.slot.Size)
+}
+
+// finishSite closes the lane of route until retryAt. The item goes on with another of its routes that is open, or back
+// to the head of the line.
+func (s *scheduler) finishSite(it *item, routes, route string, why *envelope.Failure, retryAt time.Time) {
+	s.giveBack(it)
+	l, now := s.lane(route), s.clock()
+	pause := max(minGate, min(time.Until(retryAt), s.maxWait()+s.maxWait()/4))
+	l.close(now+pause, why)
+	s.rebalance(now)
+	it.slot.Routes = routes
+	if s.pendingActions(it) {
+		return
+	}
+	it.fresh = false
+	if o := s.laneFor(it, now); o != l {
+		o.push(it, now)
+		return
+	}
+	l.pushFirst(it)
+}
+
+// finishMoved puts the item into the lane of other routes.
+func (s *scheduler) finishMoved(it *item, routes string) {
+	s.giveBack(it)
+	it.slot.Routes = routes
+	if s.pendingActions(it) {
+		return
+	}
+	s.ready(it, s.clock())
+}
+
+// minGate keeps a transport that names a time in the past from being asked in a tight loop.
+const minGate = 10 * time.Millisecond
+
+// opened says that route works: what waits before it may go.
+func (s *scheduler) opened(route string) {
+	if l := s.lanes[route]; l != nil && l.probing {
+		l.open()
+		s.rebalance(s.clock())
+	}
+}
+
+// giveBack ends the item's attempt, if it was one.
+func (s *scheduler) giveBack(it *item) {
+	s.busy--
+	if it.lane != nil {
+		it.lane.inFlight--
+		it.lane = nil
+	}
+}
+
+func (s *scheduler) pendingActions(it *item) bool {
+	if len(it.pending) == 0 || s.draining {
+		return false
+	}
+	actions := it.pending
+	it.pending = nil
+	it.state, it.lane = itemBusy, nil
+	s.busy++
+	s.operate(it, actions)
+	return true
+}
+
+func (s *scheduler) dropCache(it *item) {
+	if it.cached != nil {
+		s.uncache(it.cached)
+		it.cached = nil
+	}
+}
+
+// openAll forgets every gate: an operator asked, or the configuration has changed.
+func (s *scheduler) openAll() {
+	for _, l := range s.lanes {
+		l.gate = 0
+	}
+}

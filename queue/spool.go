@@ -1,0 +1,138 @@
+package queue
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// spool is the folder of content that is too large to be stored inline: a file for each message, named by its id.
+type spool struct{ dir string }
+
+func openSpool(dir string) (spool, error) {
+	s := spool{filepath.Join(dir, "spool")}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return s, err
+	}
+	return s, syncDir(dir)
+}
+
+func (s spool) path(id ID) string { return filepath.Join(s.dir, id.String()) }
+
+// create opens the file of a message that is arriving. It must not exist.
+func (s spool) create(id ID) (*os.File, error) {
+	return os.OpenFile(s.path(id), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+// keep makes a finished file durable: its data first, then its name.
+func (s spool) keep(f *os.File) error {
+	if err := fdatasync(f); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return syncDir(s.dir)
+}
+
+// remove unlinks a message's file. A file that is left behind by a crash is removed at the next start.
+func (s spool) remove(id ID) error {
+	if err := os.Remove(s.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// sweep removes the files that known does not claim, and returns how many.
+func (s spool) sweep(known func(ID) (bool, error)) (removed int, err error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return 0, err
+	}
+	for _, e := range entries {
+		id, err := ParseID(e.Name())
+		if err != nil {
+			continue // not ours
+		}
+		ok, err := known(id)
+		if err != nil {
+			return removed, err
+		}
+		if ok {
+			continue
+		}
+		if err := s.remove(id); err != nil {
+			return removed, err
+		}
+		removed++
+	}
+	return removed, nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// writeFileSync creates path with text so that a crash leaves all of it or nothing.
+func writeFileSync(path string, text []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// freeSpace answers how much room the file system of dir has, asking it at most once for each octets written or
+// each call of refresh.
+type freeSpace struct {
+	dir string
+	min int64
+
+	mu    sync.Mutex
+	known int64 // octets free, less what was promised since
+}
+
+func (f *freeSpace) setMin(n int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.min = n
+}
+
+// reserve reports whether n octets can be taken and min still be free.
+func (f *freeSpace) reserve(n int64) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.min <= 0 {
+		return true, nil
+	}
+	if f.known-n < f.min+freeSlack {
+		free, err := diskFree(f.dir)
+		if err != nil {
+			return false, fmt.Errorf("cannot ask %s for its free space: %w", f.dir, err)
+		}
+		f.known = free
+	}
+	f.known -= n
+	return f.known >= f.min, nil
+}
+
+// freeSlack is how near to the minimum the free space is asked for anew at each message.
+const freeSlack = 64 << 20

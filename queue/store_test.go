@@ -1,0 +1,258 @@
+package queue
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/quick"
+	"time"
+
+	"relayd/internal/envelope"
+)
+
+func TestBackoff(t *testing.T) {
+	const lo, hi = time.Minute, time.Hour
+	for _, c := range []struct {
+		n      int
+		jitter float64
+		want   time.Duration
+	}{
+		{1, 0.5, time.Minute}, {1, 0, time.Minute}, {1, 1, 72 * time.Second},
+		{2, 0.5, 2 * time.Minute}, {2, 0, 96 * time.Second}, {3, 0.5, 4 * time.Minute}, {6, 0.5, 32 * time.Minute},
+		{7, 0.5, time.Hour}, {7, 1, time.Hour}, {7, 0, 48 * time.Minute}, {math.MaxInt, 0.5, time.Hour},
+	} {
+		if got := backoff(c.n, lo, hi, c.jitter); got != c.want {
+			t.Errorf("backoff(%d, jitter %v) = %s, want %s", c.n, c.jitter, got, c.want)
+		}
+	}
+	if got := backoff(40, 1, math.MaxInt64, 0.5); got <= 0 {
+		t.Errorf("a huge retry_max overflows: %d", got)
+	}
+}
+
+func TestID(t *testing.T) {
+	roundTrip := func(n uint64) bool {
+		id, err := ParseID(ID(n).String())
+		return err == nil && id == ID(n)
+	}
+	if err := quick.Check(roundTrip, nil); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{"", "0", "ZZZZZZZZZZZZZ", "000000000000U", "0000000000000 ", "00000000000é"} {
+		if id, err := ParseID(bad); err == nil {
+			t.Errorf("ParseID(%q) = %d", bad, id)
+		}
+	}
+	var src idSource
+	now := time.Now()
+	last := src.next(now)
+	for range 3_000_000 { // more than the random bits of one millisecond
+		id := src.next(now.Add(-time.Hour)) // a clock that was set back
+		if id <= last {
+			t.Fatalf("%s does not rise above %s", id, last)
+		}
+		last = id
+	}
+	if at := ID(idAt(now)).time(); at.UnixMilli() != now.UnixMilli() {
+		t.Errorf("an id of %s says %s", now, at)
+	}
+}
+
+func TestRecord_DamageIsNoticed(t *testing.T) {
+	r := newRecord(7, testEnvelope("a@example.com"), envelope.Origin{Helo: "h"}, time.Unix(1, 2).UTC())
+	v, err := encodeRecord(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := decodeRecord(7, v)
+	if err != nil || back.Envelope.ReversePath != r.Envelope.ReversePath || !back.ReceivedAt.Equal(r.ReceivedAt) {
+		t.Fatalf("round trip: %+v, %v", back, err)
+	}
+	for i := range v {
+		bad := bytes.Clone(v)
+		bad[i] ^= 0x20
+		if _, err := decodeRecord(7, bad); !errors.Is(err, errDamaged) {
+			t.Fatalf("octet %d flipped: %v", i, err)
+		}
+	}
+	for i := range v {
+		if _, err := decodeRecord(7, v[:i]); !errors.Is(err, errDamaged) {
+			t.Fatalf("cut to %d octets: %v", i, err)
+		}
+	}
+}
+
+func TestSlot_RoundTrip(t *testing.T) {
+	for _, s := range []slot{{ID: 1, Due: 2, Size: 3, Routes: "isp"}, {ID: math.MaxUint64, Due: heldDue, Size: math.MaxInt64}} {
+		got, err := decodeSlot(s.key(), s.value())
+		if err != nil || got != s {
+			t.Errorf("%+v became %+v, %v", s, got, err)
+		}
+	}
+}
+
+func TestRecord_EventsAreBounded(t *testing.T) {
+	r := &record{}
+	for i := range 10 * maxEvents {
+		r.note(Event{What: fmt.Sprint(i)})
+	}
+	if len(r.Events) != maxEvents || r.Events[0].What != "0" || r.Events[maxEvents-1].What != fmt.Sprint(10*maxEvents-1) {
+		t.Errorf("%d events, first %s, last %s", len(r.Events), r.Events[0].What, r.Events[len(r.Events)-1].What)
+	}
+}
+
+func TestStore_HistoryIsPruned(t *testing.T) {
+	st, err := openStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.close()
+	now := time.Now()
+	put := func(received, settled time.Time) ID {
+		r := newRecord(idAt(received)+1, testEnvelope("a@example.com"), envelope.Origin{}, received)
+		r.Events = []Event{{At: settled, What: "delivered"}}
+		c := &change{id: r.ID, history: r}
+		if err := c.encode(); err != nil {
+			t.Fatal(err)
+		}
+		if err := st.commit([]*change{c}); err != nil {
+			t.Fatal(err)
+		}
+		return r.ID
+	}
+	old := put(now.Add(-40*24*time.Hour), now.Add(-39*24*time.Hour))
+	late := put(now.Add(-34*24*time.Hour), now.Add(-29*24*time.Hour)) // waited five days: settled within the month
+	recent := put(now, now)
+	if n, err := st.pruneHistory(now.Add(-30*24*time.Hour), 100); n != 1 || err != nil {
+		t.Fatalf("pruned %d, %v", n, err)
+	}
+	for id, want := range map[ID]error{old: ErrNotFound, late: nil, recent: nil} {
+		if _, err := st.history(id); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", id, err, want)
+		}
+	}
+}
+
+// Many writers share one commit.
+func TestCommitter_GroupsWhatWaits(t *testing.T) {
+	q := openRig(t, t.TempDir(), newFakeTransport(), testPolicy)
+	defer q.stop()
+	txid := func() int {
+		var id int
+		q.committer.read(func(s *store) error {
+			tx, err := s.db.Begin(false)
+			if err == nil {
+				id = tx.ID()
+				err = tx.Rollback()
+			}
+			return err
+		})
+		return id
+	}
+	first := txid()
+	const writers = 400
+	var wg sync.WaitGroup
+	start := make(chan struct{})
+	for i := range writers {
+		w, err := q.Begin(testEnvelope(fmt.Sprintf("u%d@example.com", i)), envelope.Origin{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Go(func() {
+			<-start
+			if err := w.Commit(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	close(start)
+	wg.Wait()
+	if commits := txid() - first; commits > writers/4 {
+		t.Errorf("%d messages took %d commits", writers, commits)
+	}
+}
+
+// When a commit fails the client gets a 451, what must be recorded is recorded once the store is back, and mail is
+// taken again.
+func TestCommitter_RecoversFromAFailedCommit(t *testing.T) {
+	tr := newFakeTransport()
+	r := startRig(t, tr, testPolicy)
+	inDelivery, goOn := make(chan struct{}), make(chan struct{})
+	tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+		close(inDelivery)
+		<-goOn
+		return tr.accept(ctx, route, m)
+	})
+	id := r.send("a@example.com")
+	<-inDelivery
+	r.committer.mu.Lock()
+	if err := r.committer.store.db.Close(); err != nil { // every commit fails from here on
+		t.Fatal(err)
+	}
+	reopen := r.committer.open
+	var fails int
+	r.committer.open = func(dir string) (*store, error) {
+		if fails++; fails < 3 {
+			return nil, errors.New("injected: the disk is away")
+		}
+		return reopen(dir)
+	}
+	r.committer.mu.Unlock()
+	w, err := r.Begin(testEnvelope("b@example.com"), envelope.Origin{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	assertReply(t, w.Commit(context.Background()), 451)
+	close(goOn)
+	until(t, "the outcome to be recorded", func() bool {
+		d, err := r.Show(id)
+		return err == nil && d.Gone
+	})
+	tr.set(nil)
+	until(t, "mail to be taken again", func() bool {
+		w, err := r.Begin(testEnvelope("c@example.com"), envelope.Origin{})
+		return err == nil && w.Commit(context.Background()) == nil
+	})
+	until(t, "the new message to be delivered", func() bool { return tr.deliveredTo("c@example.com") >= 1 })
+	if tr.deliveredTo("a@example.com") != 1 || tr.deliveredTo("b@example.com") != 0 {
+		t.Errorf("a was delivered to %d times (want 1), b, whose client got a 451, %d times (want 0)",
+			tr.deliveredTo("a@example.com"), tr.deliveredTo("b@example.com"))
+	}
+}
+
+func BenchmarkCommitter(b *testing.B) {
+	body := bytes.Repeat([]byte("0123456789abcdef0123456789abcde\r\n"), 62)
+	for _, writers := range []int{1, 8, 64} {
+		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
+			st, err := openStore(b.TempDir())
+			if err != nil {
+				b.Fatal(err)
+			}
+			c := newCommitter(b.TempDir(), st, nil)
+			go c.run()
+			defer c.close()
+			var ids idSource
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			var wg sync.WaitGroup
+			b.ResetTimer()
+			for range writers {
+				wg.Go(func() {
+					for left.Add(-1) >= 0 {
+						r := newRecord(ids.next(time.Now()), testEnvelope("a@example.com"), envelope.Origin{}, time.Now())
+						sl := slot{ID: r.ID, Due: r.ReceivedAt.UnixNano(), Size: int64(len(body)), Routes: "main"}
+						if err := c.commit(false, &change{id: r.ID, put: r, body: body, newSlot: sl, hasNew: true}); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+		})
+	}
+}

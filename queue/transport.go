@@ -1,0 +1,19 @@
+package queue
+
+import (
+	"context"
+
+	"relayd/internal/envelope"
+)
+
+// Transport hands messages on. Its methods are called from many goroutines at once.
+type Transport interface {
+	// Legs groups an envelope's recipients by the route that each takes now. It does no I/O, and names every recipient
+	// exactly once.
+	Legs(envelope.Origin, envelope.Envelope) []envelope.Leg
+	// Deliver makes one try to hand m on by route. It returns when the outcome is known or ctx is cancelled; a try that
+	// ctx cut short is a site failure.
+	Deliver(ctx context.Context, route string, m envelope.Message) envelope.Attempt
+	// Concurrency is how many Deliver calls on route are useful at once, at least 1.
+	Concurrency(route string) int
+}

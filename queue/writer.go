@@ -1,0 +1,236 @@
+package queue
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"log/slog"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"relayd/internal/envelope"
+)
+
+// inlineLimit is the largest content that is stored in the database, in octets; larger content goes to the spool,
+// because a large value holds up everybody who waits for the same commit.
+const inlineLimit = 64 << 10
+
+// Writer takes the content of one message. Write, Commit and Abort may be called from one goroutine at a time.
+type Writer struct {
+	q    *Queue
+	rec  *record
+	buf  []byte // content until it is larger than inlineLimit
+	file *os.File
+	out  *bufio.Writer
+	sum  uint32
+	done bool
+}
+
+// Begin opens a new message. It answers an envelope.Reply in its error when the queue has no room: 452 4.3.1.
+func (q *Queue) Begin(env envelope.Envelope, origin envelope.Origin) (*Writer, error) {
+	if len(env.Recipients) == 0 {
+		return nil, errors.New("a message needs a recipient")
+	}
+	if err := q.admit(); err != nil {
+		return nil, err
+	}
+	now := q.now()
+	return &Writer{q: q, rec: newRecord(q.ids.next(now), env, origin, now)}, nil
+}
+
+func newRecord(id ID, env envelope.Envelope, origin envelope.Origin, now time.Time) *record {
+	r := &record{ID: id, Envelope: env, Origin: origin, ReceivedAt: now, Recipients: make([]recipientState, len(env.Recipients))}
+	for i := range r.Recipients {
+		r.Recipients[i] = recipientState{Status: StatusWaiting, Next: now}
+	}
+	return r
+}
+
+// ID returns the id that the message will have.
+func (w *Writer) ID() string { return w.rec.ID.String() }
+
+// Write adds content. Line ends are CRLF already; the queue keeps what it is given.
+func (w *Writer) Write(p []byte) (int, error) {
+	w.sum = crc32.Update(w.sum, castagnoli, p)
+	w.rec.Size += int64(len(p))
+	if w.file == nil {
+		if len(w.buf)+len(p) <= inlineLimit {
+			w.buf = append(w.buf, p...)
+			return len(p), nil
+		}
+		if err := w.spill(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := w.out.Write(p)
+	return n, diskError(err)
+}
+
+// spill moves the message to a spool file.
+func (w *Writer) spill() error {
+	f, err := w.q.spool.create(w.rec.ID)
+	if err != nil {
+		return diskError(err)
+	}
+	w.file, w.out = f, bufio.NewWriterSize(f, 64<<10)
+	w.rec.Spooled = true
+	_, err = w.out.Write(w.buf)
+	w.buf = nil
+	return diskError(err)
+}
+
+// Commit makes the message durable and due. Only when it returns nil may the client be told 250. It does not end
+// before the outcome is known, whatever becomes of ctx: a commit cannot be called back.
+func (w *Writer) Commit(context.Context) error {
+	if w.done {
+		return errors.New("the message has been committed or aborted already")
+	}
+	if ok, err := w.q.free.reserve(w.rec.Size); err != nil {
+		return w.fail(err)
+	} else if !ok {
+		return w.fail(errDiskFull)
+	}
+	w.done = true
+	w.rec.Sum = w.sum
+	if w.file != nil {
+		err := w.out.Flush()
+		if err == nil {
+			err = w.q.spool.keep(w.file)
+		} else {
+			err = errors.Join(err, w.file.Close())
+		}
+		w.file = nil
+		if err != nil {
+			return errors.Join(diskError(err), w.discard())
+		}
+	}
+	if err := w.q.admitNew(w.rec, w.buf); err != nil {
+		return errors.Join(err, w.discard())
+	}
+	return nil
+}
+
+func (w *Writer) fail(err error) error { return errors.Join(err, w.Abort()) }
+
+// Abort forgets the message. After a Commit it does nothing.
+func (w *Writer) Abort() error {
+	if w.done {
+		return nil
+	}
+	w.done = true
+	var err error
+	if w.file != nil {
+		err = w.file.Close()
+		w.file = nil
+	}
+	return errors.Join(err, w.discard())
+}
+
+func (w *Writer) discard() error {
+	w.q.pending.Add(-1)
+	if !w.rec.Spooled {
+		return nil
+	}
+	return w.q.spool.remove(w.rec.ID)
+}
+
+// Replies to a client that the queue has no room for. 452 asks it to keep the message and come back.
+var (
+	errDiskFull  = fullError("the disk is nearly full")
+	errQueueFull = fullError("the queue is full")
+)
+
+func fullError(why string) error {
+	return fmt.Errorf("%s: %w", why, envelope.Reply{
+		Code: 452, Enhanced: envelope.EnhancedCode{4, 3, 1}, Text: "Insufficient system storage: " + why + "; try again later"})
+}
+
+// diskError turns a full disk into the reply that says so.
+func diskError(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", errDiskFull, err)
+	}
+	return err
+}
+
+// admit reports whether another message may begin, and counts it.
+func (q *Queue) admit() error {
+	if q.closing.Load() {
+		return fmt.Errorf("%w: %w", ErrClosed, envelope.Reply{
+			Code: 421, Enhanced: envelope.EnhancedCode{4, 3, 2}, Text: "The relay is shutting down; try again later"})
+	}
+	if q.committer.broken.Load() {
+		return errStore
+	}
+	p := q.policy.Load()
+	queued, bytes := q.total.Load(), q.bytes.Load()
+	if (p.MaxMessages > 0 && queued+q.pending.Load() >= int64(p.MaxMessages)) || (p.MaxBytes > 0 && bytes >= p.MaxBytes) {
+		q.fullOnce(p, queued, bytes)
+		return errQueueFull
+	}
+	if ok, err := q.free.reserve(0); err != nil {
+		return err
+	} else if !ok {
+		return errDiskFull
+	}
+	q.pending.Add(1)
+	return nil
+}
+
+// fullOnce logs a full queue, at most once a minute.
+func (q *Queue) fullOnce(p *Policy, queued, bytes int64) {
+	q.fullLog.do(q.now(), func() {
+		q.log.Warn("the queue is full; clients are asked to come back", "messages", queued, "bytes", bytes,
+			"max_messages", p.MaxMessages, "max_bytes", p.MaxBytes)
+	})
+}
+
+// admitNew commits a new message and makes it known to the scheduler.
+func (q *Queue) admitNew(r *record, body []byte) error {
+	r.Events = []Event{{At: r.ReceivedAt, What: "received", Host: originHost(r.Origin)}}
+	sl := q.slotOf(r)
+	if body == nil && !r.Spooled {
+		body = []byte{}
+	}
+	if err := q.committer.commit(false, &change{id: r.ID, put: r, body: body, newSlot: sl, hasNew: true}); err != nil {
+		return err
+	}
+	q.log.LogAttrs(context.Background(), slog.LevelInfo, "received",
+		slog.String("queue_id", r.ID.String()), slog.String("client", originHost(r.Origin)),
+		slog.String("helo", r.Origin.Helo), slog.String("protocol", r.Origin.Protocol),
+		slog.String("from", r.Envelope.ReversePath.String()), slog.Int("recipients", len(r.Recipients)),
+		slog.Int64("size", r.Size))
+	q.scheduler.add(sl, q.cache.keep(r, body))
+	q.pending.Add(-1)
+	return nil
+}
+
+func originHost(o envelope.Origin) string {
+	if !o.Addr.IsValid() {
+		return ""
+	}
+	return o.Addr.String()
+}
+
+// atMost runs a function at most once each period, for log lines that would otherwise come with every message.
+type atMost struct {
+	every time.Duration
+	mu    sync.Mutex
+	last  time.Time
+}
+
+func (a *atMost) do(now time.Time, f func()) {
+	a.mu.Lock()
+	due := a.last.IsZero() || now.Sub(a.last) >= a.every
+	if due {
+		a.last = now
+	}
+	a.mu.Unlock()
+	if due {
+		f()
+	}
+}
