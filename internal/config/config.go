@@ -1,0 +1,105 @@
+package config
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"time"
+)
+
+// Config is what a valid file says, with every default filled in. It and all that it holds is for reading only.
+type Config struct {
+	File            string         // the file that was read, as an absolute path
+	Hostname        string         // how the relay calls itself in greetings, EHLO and trace headers
+	DataDir         string         // the queue's folder; absolute
+	ControlSocket   string         // path of the operator's socket; absolute, at most 107 bytes
+	TrustedNetworks []netip.Prefix // who may relay without a login: loopback first, then the file's networks, unmapped
+	Log             Log
+	Listeners       []Listener // in the file's order, at least one
+	Queue           Queue
+	Smarthosts      []Smarthost // in the file's order, at least one; the first whose conditions match takes a message
+}
+
+// Log is the [log] table.
+type Log struct {
+	Level  slog.Level
+	Format string // "text" or "json"
+}
+
+// Listener is one [[listener]] table.
+type Listener struct {
+	Address                 string // host:port for net.Listen; the host may be empty
+	TLS                     string // "off", "starttls" or "implicit"
+	MinTLS                  uint16 // a version of crypto/tls
+	Certificates            []tls.Certificate
+	CertFile                string // where Certificates come from; empty with TLS "off"
+	MaxConnections          int
+	MaxConnectionsPerClient int   // never more than MaxConnections
+	MaxMessageSize          int64 // bytes
+	MaxRecipients           int
+}
+
+// Queue is the [queue] table.
+type Queue struct {
+	RetryMin, RetryMax, MaxAge time.Duration
+	MaxMessages                int
+	MaxBytes                   int64 // 0: no limit but MinFree
+	MinFree                    int64 // bytes that intake leaves free on the disk
+	History                    time.Duration
+}
+
+// Smarthost is one [[smarthost]] table: a route, and the hosts that serve it.
+type Smarthost struct {
+	Name           string         // unique in the file
+	Hosts          []string       // host:port, the port always present, IPv6 addresses in brackets; tried in order
+	TLS            string         // "starttls", "implicit" or "off"
+	MinTLS         uint16         // a version of crypto/tls
+	CAFile         string         // where RootCAs come from; empty when it is nil
+	RootCAs        *x509.CertPool // nil: the system's
+	Auth           string         // "auto", "plain", "login" or "off"; "off" exactly when there is no Username
+	Username       string
+	Password       Secret
+	PasswordSource string // where Password comes from, in words for people: "password_file /etc/relayd/isp.password"
+	MaxConnections int
+	Senders        []string // "user@domain", "@domain" or "*", as written; empty: any sender
+	Recipients     []string // likewise
+	Clients        []netip.Prefix
+}
+
+// Load reads the file at path and checks it. When anything is wrong the error is a Faults that holds all of it, the
+// Config is nil, and the warnings are those that were found on the way. Relative paths in the file start at the
+// folder of the file.
+func Load(path string) (*Config, []Warning, error) {
+	r := &reader{file: path, warned: map[string]bool{}}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		r.fault(0, "", "its folder cannot be found: "+err.Error(), "give the absolute path of the file")
+		return nil, nil, r.result()
+	}
+	r.dir = filepath.Dir(abs)
+	cfg := &Config{File: abs}
+	if root := r.open(); root != nil {
+		r.build(cfg, root)
+	}
+	sortByLine(r.warnings)
+	if err := r.result(); err != nil {
+		return nil, r.warnings, err
+	}
+	return cfg, r.warnings, nil
+}
+
+// build fills cfg from the tables of the file. It goes on after a fault, to find them all.
+func (r *reader) build(cfg *Config, root *table) {
+	root.refuseUnknown()
+	cfg.Hostname = root.hostname("hostname")
+	cfg.DataDir = root.path("data_dir")
+	cfg.ControlSocket = root.controlSocket(cfg.DataDir)
+	cfg.TrustedNetworks = root.trusted("trusted_networks")
+	cfg.Log = readLog(root.table("log"))
+	cfg.Listeners = readListeners(root)
+	cfg.Queue = readQueue(root.table("queue"), cfg.Listeners)
+	cfg.Smarthosts = readSmarthosts(root)
+	r.warnWritable()
+}

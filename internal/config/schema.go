@@ -1,0 +1,143 @@
+package config
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// kind is what the value of a key must be.
+type kind int
+
+const (
+	kindText     kind = iota // a string
+	kindList                 // a list of strings
+	kindNumber               // an integer
+	kindDuration             // a string such as "1h30m"
+	kindSize                 // a string such as "25MB", or a number of bytes
+	kindTable                // a [table]
+	kindTables               // any number of [[table]]
+)
+
+// spec describes one key. A key that is absent has the value fallback, which goes the same way through the checks as
+// a value of the file; a nil fallback means that absence has a meaning of its own (or is a fault).
+type spec struct {
+	name     string
+	kind     kind
+	fallback any    // string or int
+	example  string // a value in TOML that shows the form; fallback when empty
+}
+
+// schema names every key that is accepted, by table; the top of the file is "". It decides what is unknown, what the
+// defaults are, and what config.example.toml must show.
+var schema = map[string][]spec{
+	"": {
+		{name: "hostname", kind: kindText, example: `"relay.example.com"`},
+		{name: "data_dir", kind: kindText, fallback: "/var/lib/relayd"},
+		{name: "control_socket", kind: kindText, example: `"/var/lib/relayd/control.sock"`},
+		{name: "trusted_networks", kind: kindList, example: `["192.168.1.0/24"]`},
+		{name: "log", kind: kindTable},
+		{name: "listener", kind: kindTables},
+		{name: "queue", kind: kindTable},
+		{name: "smarthost", kind: kindTables},
+	},
+	"log": {
+		{name: "level", kind: kindText, fallback: "info"},
+		{name: "format", kind: kindText, fallback: "text"},
+	},
+	"listener": {
+		{name: "address", kind: kindText, fallback: ":25"},
+		{name: "tls", kind: kindText, fallback: "off"},
+		{name: "min_tls", kind: kindText, fallback: "1.2"},
+		{name: "cert_file", kind: kindText, example: `"/etc/relayd/cert.pem"`},
+		{name: "key_file", kind: kindText, example: `"/etc/relayd/key.pem"`},
+		{name: "max_connections", kind: kindNumber, fallback: 500},
+		{name: "max_connections_per_client", kind: kindNumber, fallback: 50},
+		{name: "max_message_size", kind: kindSize, fallback: "50MB"},
+		{name: "max_recipients", kind: kindNumber, fallback: 1000},
+	},
+	"queue": {
+		{name: "retry_min", kind: kindDuration, fallback: "1m"},
+		{name: "retry_max", kind: kindDuration, fallback: "1h"},
+		{name: "max_age", kind: kindDuration, fallback: "5d"},
+		{name: "max_messages", kind: kindNumber, fallback: 1_000_000},
+		{name: "max_bytes", kind: kindSize, fallback: "0"},
+		{name: "min_free", kind: kindSize, fallback: "100MB"},
+		{name: "history", kind: kindDuration, fallback: "30d"},
+	},
+	"smarthost": {
+		{name: "name", kind: kindText, example: `"isp"`},
+		{name: "hosts", kind: kindList, example: `["smtp.isp.example"]`},
+		{name: "tls", kind: kindText, fallback: "starttls"},
+		{name: "min_tls", kind: kindText, fallback: "1.2"},
+		{name: "ca_file", kind: kindText, example: `"/etc/relayd/ca.pem"`},
+		{name: "auth", kind: kindText, fallback: "auto"},
+		{name: "username", kind: kindText, example: `"me@isp.example"`},
+		{name: "password", kind: kindText, example: `'the password'`},
+		{name: "password_file", kind: kindText, example: `"isp.password"`},
+		{name: "password_env", kind: kindText, example: `"RELAYD_PASSWORD"`},
+		{name: "max_connections", kind: kindNumber, fallback: 3},
+		{name: "senders", kind: kindList, example: `["@example.com"]`},
+		{name: "recipients", kind: kindList, example: `["@example.com"]`},
+		{name: "clients", kind: kindList, example: `["192.168.1.20"]`},
+	},
+}
+
+// tableOrder is the order in which a person reads the tables.
+var tableOrder = []string{"", "log", "listener", "queue", "smarthost"}
+
+// lookup returns the description of a key of a table.
+func lookup(table, key string) (spec, bool) {
+	for _, s := range schema[table] {
+		if s.name == key {
+			return s, true
+		}
+	}
+	return spec{}, false
+}
+
+// form returns "key = value" in TOML, as an example to follow.
+func (s spec) form() string {
+	switch {
+	case s.kind == kindTable:
+		return "[" + s.name + "]"
+	case s.kind == kindTables:
+		return "[[" + s.name + "]]"
+	case s.example != "":
+		return s.name + " = " + s.example
+	}
+	return s.name + " = " + literal(s.fallback)
+}
+
+// literal writes a fallback as TOML.
+func literal(v any) string {
+	if s, ok := v.(string); ok {
+		return strconv.Quote(s)
+	}
+	return fmt.Sprint(v)
+}
+
+// header returns the line that opens a table, or words for the top of the file.
+func header(table string) string {
+	if table == "" {
+		return "the top of the file, above the first [table]"
+	}
+	s, _ := lookup("", table)
+	return s.form()
+}
+
+// must says in words what a value of the kind is.
+func (k kind) must() string {
+	switch k {
+	case kindList:
+		return "a list of strings"
+	case kindNumber:
+		return "a whole number"
+	case kindDuration:
+		return `a duration in quotes, such as "90s", "1h30m" or "5d"`
+	case kindSize:
+		return `a size in quotes, such as "25MB" or "64KiB", or a number of bytes`
+	case kindTable, kindTables:
+		return "a table"
+	}
+	return "a string in quotes"
+}
