@@ -1,0 +1,116 @@
+package relay
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// terms are what a connection is taken under: its listener's limits and the settings of the moment it was accepted.
+type terms struct {
+	set *settings
+	Listener
+}
+
+// socket is a bound listener with the count of its sessions. It outlives changes of its terms.
+type socket struct {
+	address  string // as configured
+	listener net.Listener
+	terms    atomic.Pointer[terms]
+	gone     chan struct{}
+
+	mu        sync.Mutex
+	total     int
+	perClient map[netip.Prefix]int
+}
+
+func newSocket(address string, l net.Listener) *socket {
+	return &socket{address: address, listener: l, gone: make(chan struct{}), perClient: make(map[netip.Prefix]int)}
+}
+
+func (k *socket) close() {
+	close(k.gone)
+	k.listener.Close()
+}
+
+// take counts a session from the network in, unless a limit is reached; which one is then told.
+func (k *socket) take(network netip.Prefix, t *terms) (refused verdict) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case k.total >= t.MaxConnections:
+		return tooMany
+	case k.perClient[network] >= t.MaxConnectionsPerClient:
+		return tooManyOfClient
+	}
+	k.total++
+	k.perClient[network]++
+	return welcome
+}
+
+func (k *socket) give(network netip.Prefix) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.total--
+	if k.perClient[network]--; k.perClient[network] == 0 {
+		delete(k.perClient, network)
+	}
+}
+
+// accept takes connections until the socket is closed. When the system has no descriptors or memory for one, it
+// waits a little and tries again.
+func (s *Server) accept(k *socket) {
+	const first, longest = 5 * time.Millisecond, time.Second
+	wait := first
+	for {
+		c, err := k.listener.Accept()
+		if err == nil {
+			wait = first
+			s.receive(k, c)
+			continue
+		}
+		select {
+		case <-k.gone:
+			return
+		default:
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		k.terms.Load().set.Log.Error("cannot accept a connection", "listener", k.address, "error", err)
+		select {
+		case <-k.gone:
+			return
+		case <-time.After(wait):
+			wait = min(2*wait, longest)
+		}
+	}
+}
+
+// receive decides what becomes of a new connection. It does not block.
+func (s *Server) receive(k *socket, c net.Conn) {
+	t := k.terms.Load()
+	p := &peer{srv: s, terms: t, raw: c, addr: clientAddr(c.RemoteAddr())}
+	p.log = t.set.Log.With("client", p.addr.String())
+	v := welcome
+	if !t.set.trusts(p.addr) {
+		v = stranger
+	} else if v = k.take(clientNetwork(p.addr), t); v == welcome {
+		p.socket = k
+	}
+	if !s.enrol(p) {
+		if p.socket != nil {
+			k.give(clientNetwork(p.addr))
+		}
+		c.Close()
+		return
+	}
+	if v == welcome {
+		go p.serve()
+		return
+	}
+	p.turnAway(v)
+}

@@ -1,0 +1,163 @@
+package relay
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/emersion/go-smtp"
+)
+
+// peer is one accepted connection, from accept to close. STARTTLS changes its guard and its library session; it stays
+// the same peer.
+type peer struct {
+	srv    *Server
+	terms  *terms
+	socket *socket // whose limits count it, nil for a refused connection
+	raw    net.Conn
+	addr   netip.Addr
+	log    *slog.Logger
+
+	mu       sync.Mutex
+	idle     bool
+	stopping bool
+	released bool
+}
+
+// serve starts the SMTP session. It returns when the session is under way, after the handshake of implicit TLS.
+func (p *peer) serve() {
+	defer p.rescue()
+	p.log.Debug("session started", "listener", p.terms.Address)
+	if p.terms.TLS != TLSImplicit {
+		newGuard(p, p.raw, nil).serve()
+		return
+	}
+	tc, err := p.handshake(time.Now().Add(p.srv.tune.handshake))
+	if err != nil {
+		p.release()
+		return
+	}
+	newGuard(p, tc, tc).serve()
+}
+
+// rescue turns a panic outside of the library's care into the end of this connection.
+func (p *peer) rescue() {
+	if v := recover(); v != nil {
+		p.logPanic(v)
+		p.release()
+	}
+}
+
+func (p *peer) logPanic(v any) {
+	p.log.Error("a session failed by a fault in the relay; please report it", "panic", v, "stack", string(debug.Stack()))
+}
+
+// release closes the connection and gives up its place. Calls after the first do nothing.
+func (p *peer) release() {
+	p.mu.Lock()
+	again := p.released
+	p.released = true
+	p.mu.Unlock()
+	if again {
+		return
+	}
+	p.raw.Close()
+	if p.socket != nil {
+		p.socket.give(clientNetwork(p.addr))
+		p.log.Debug("session ended")
+	}
+	p.srv.discharge(p)
+}
+
+// arm sets the deadline of the next read. idle says that the session is in no mail transaction, so that stop may
+// interrupt the read; when stop came already, arm returns false and there is nothing to read any more.
+func (p *peer) arm(deadline time.Time, idle bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if idle && p.stopping {
+		return false
+	}
+	p.idle = idle
+	p.raw.SetReadDeadline(deadline)
+	return true
+}
+
+// stop tells the session that the relay shuts down.
+func (p *peer) stop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopping = true
+	if p.idle {
+		p.raw.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+func (p *peer) stopped() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stopping
+}
+
+// handshake makes the connection TLS. A failure is logged.
+func (p *peer) handshake(until time.Time) (*tls.Conn, error) {
+	if !p.arm(until, true) {
+		return nil, ErrClosed
+	}
+	p.raw.SetWriteDeadline(until)
+	tc := tls.Server(p.raw, p.terms.TLSConfig)
+	err := tc.Handshake()
+	p.raw.SetWriteDeadline(time.Time{})
+	if err == nil {
+		return tc, nil
+	}
+	hint := ""
+	if _, plain := errors.AsType[tls.RecordHeaderError](err); plain && p.terms.TLS == TLSImplicit {
+		hint = "this listener speaks TLS from the first octet; set the client to implicit TLS (SMTPS), not STARTTLS or none"
+	}
+	if n, ok := p.srv.quiet.tell(clientNetwork(p.addr), time.Now()); ok {
+		p.log.Warn("TLS handshake failed", "listener", p.terms.Address, "error", err, "hint", hint, "unlogged_before", n)
+	}
+	return nil, err
+}
+
+// library returns a go-smtp server for one connection. What it would do with TLS, timeouts and line lengths is the
+// guard's; TLSConfig only makes it offer STARTTLS.
+func (p *peer) library(session smtp.Session, offerTLS bool) *smtp.Server {
+	srv := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return session, nil }))
+	srv.Domain = p.terms.set.Hostname
+	srv.MaxRecipients = p.terms.MaxRecipients
+	srv.MaxMessageBytes = p.terms.MaxMessageSize
+	srv.MaxLineLength = 0
+	srv.EnableSMTPUTF8 = true
+	srv.EnableDSN = true
+	srv.ErrorLog = libraryLog{p.log}
+	if offerTLS {
+		srv.TLSConfig = p.terms.TLSConfig
+	}
+	return srv
+}
+
+// single is a listener that has one connection to give.
+type single struct{ conn net.Conn }
+
+// Accept returns the connection, and io.EOF from then on.
+func (l *single) Accept() (net.Conn, error) {
+	c := l.conn
+	l.conn = nil
+	if c == nil {
+		return nil, io.EOF
+	}
+	return c, nil
+}
+
+// Close does nothing.
+func (l *single) Close() error { return nil }
+
+// Addr is not asked for.
+func (l *single) Addr() net.Addr { return nil }

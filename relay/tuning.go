@@ -1,0 +1,62 @@
+package relay
+
+import "time"
+
+// tuning holds the times and bounds that are not configured. They are values of a Server so that tests can use small
+// ones.
+type tuning struct {
+	// command is how long a whole command line may take to come (RFC 5321 section 4.5.3.2.7).
+	command time.Duration
+	// block is how long a body may stand still (RFC 5321 section 4.5.3.2.5).
+	block time.Duration
+	// grace and rate bound a whole body: it has grace, and a second more for each rate octets that came. A client that
+	// crawls gains no more than it would by keeping quiet between commands, and a scanner that sends each page as it
+	// scans it is well within.
+	grace time.Duration
+	rate  int64
+	// write is how long a client may leave replies unread.
+	write time.Duration
+	// handshake bounds a TLS handshake.
+	handshake time.Duration
+	// linger and lingerBytes bound the wait for a client to read a last reply and go.
+	linger      time.Duration
+	lingerBytes int64
+	// lingerers is the number of refused clients that are waited for at once.
+	lingerers int
+	// drain is how much of a refused body is read so that the client gets to see the reply, in octets.
+	drain int64
+	// errors, recipients and idle are how many refused commands, refused recipients, and commands that lead nowhere a
+	// session has, counted from its last accepted message.
+	errors, recipients, idle int
+	// hops is the number of Received fields that a message may come with (RFC 5321 section 6.3).
+	hops int
+	// quiet is the time in which one client's refusals make one log line.
+	quiet time.Duration
+}
+
+func standardTuning() tuning {
+	return tuning{
+		command:     5 * time.Minute,
+		block:       3 * time.Minute,
+		grace:       5 * time.Minute,
+		rate:        100,
+		write:       time.Minute,
+		handshake:   30 * time.Second,
+		linger:      5 * time.Second,
+		lingerBytes: 256 << 10,
+		lingerers:   64,
+		drain:       16 << 20,
+		errors:      20,
+		recipients:  1000,
+		idle:        100,
+		hops:        100,
+		quiet:       10 * time.Minute,
+	}
+}
+
+// maxLine is the longest command line in octets, its line end included: RFC 5321 section 4.5.3.1.4 asks for 512, and
+// the parameters of RFC 3461 and RFC 6531 add about a thousand.
+const maxLine = 4096
+
+// bodyBuffer is the read buffer of a session while a body of more than a few KiB comes in, in octets.
+const bodyBuffer = 64 << 10
