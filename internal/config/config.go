@@ -90,6 +90,23 @@ func Load(path string) (*Config, []Warning, error) {
 	return cfg, r.warnings, nil
 }
 
+// Places reads where the daemon keeps its queue and where it listens for operators, and judges nothing else of the file:
+// an operator needs the queue also while a password cannot be read or a key is misspelt. Both paths are absolute.
+func Places(path string) (dataDir, socket string, err error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", "", err
+	}
+	r := &reader{file: path, dir: filepath.Dir(abs), warned: map[string]bool{}}
+	root := r.open()
+	if root == nil {
+		return "", "", r.result()
+	}
+	r.faults = nil
+	dataDir = root.path("data_dir")
+	return dataDir, root.controlSocket(dataDir), r.result()
+}
+
 // build fills cfg from the tables of the file. It goes on after a fault, to find them all.
 func (r *reader) build(cfg *Config, root *table) {
 	root.refuseUnknown()

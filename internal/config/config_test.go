@@ -220,7 +220,7 @@ relayd.toml:3: trusted_networks: "192.168.1.7/24" is an address within a network
 relayd.toml:4: trusted_networks: "0.0.0.0/0" is everybody, which makes an open relay that spammers find within hours; name the networks of your own machines, such as "192.168.1.0/24"
 relayd.toml:7: queue.retry_min: is a bare number, but must be a duration in quotes, such as "90s", "1h30m" or "5d"; write the unit, in quotes: retry_min = "60s" for seconds; there are s, m, h, d and w
 relayd.toml:8: queue.retry_max: the value is not TOML; write text, durations and sizes in quotes, as in retry_max = "1h"
-relayd.toml:9: queue.max_age: "5 days" is not a duration: the unit after 5 is missing, s, m, h, d or w; write a duration in quotes, such as "90s", "1h30m" or "5d"
+relayd.toml:9: queue.max_age: "5 days" is not a duration: the unit after 5 is missing, ms, s, m, h, d or w; write a duration in quotes, such as "90s", "1h30m" or "5d"
 relayd.toml:10: listener.cert_file: is missing, and tls is not "off"; name the certificate chain and its key, both PEM, as cert_file and key_file, or set tls = "off"
 relayd.toml:12: smarthost.hosts: is missing; write the name of the provider's server: hosts = ["smtp.isp.example"]
 relayd.toml:13: smarthost.username: there is no password for it; add password_file = "isp.password", a file with nothing else in it

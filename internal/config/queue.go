@@ -48,12 +48,15 @@ func readLog(t *table) Log {
 
 // readQueue returns the queue's limits and times. The listeners tell what the largest message is.
 func readQueue(t *table, listeners []Listener) Queue {
-	const longest = 10 * 365 * 24 * time.Hour
+	const (
+		longest       = 10 * 365 * 24 * time.Hour
+		shortestPause = 100 * time.Millisecond // for trying things out
+	)
 	var q Queue
 	var okMin, okMax, okAge bool
-	q.RetryMin, okMin = t.duration("retry_min", time.Second, longest)
-	q.RetryMax, okMax = t.duration("retry_max", time.Second, longest)
-	q.MaxAge, okAge = t.duration("max_age", time.Second, longest)
+	q.RetryMin, okMin = t.duration("retry_min", shortestPause, longest)
+	q.RetryMax, okMax = t.duration("retry_max", shortestPause, longest)
+	q.MaxAge, okAge = t.duration("max_age", shortestPause, longest)
 	q.History, _ = t.duration("history", time.Hour, longest)
 	if okMin && okMax && q.RetryMin > q.RetryMax {
 		t.badPair("retry_min", "retry_max", shortDuration(q.RetryMin), shortDuration(q.RetryMax))

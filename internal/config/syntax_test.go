@@ -46,7 +46,7 @@ username = "you"
 password = 'hunter2
 `)
 	want := `relayd.toml:3: queue.retry_min: the value is not TOML; write text, durations and sizes in quotes, as in retry_min = "1m"
-relayd.toml:4: queue.retry_max: "1x" is not a duration: there is no unit "x", only s, m, h, d and w; write a duration in quotes, such as "90s", "1h30m" or "5d"
+relayd.toml:4: queue.retry_max: "1x" is not a duration: there is no unit "x", only ms, s, m, h, d and w; write a duration in quotes, such as "90s", "1h30m" or "5d"
 relayd.toml:5: queue.history: this is neither a key nor a table; write KEY = VALUE, or [table], or begin a comment with #, as in history = "30d"
 relayd.toml:7: smarthost.hosts: the value is not TOML; write text, durations and sizes in quotes, as in hosts = ["smtp.isp.example"]
 relayd.toml:9: smarthost.username: stands twice; keep one of the two; each further smarthost or listener begins with its own [[smarthost]] or [[listener]]

@@ -22,6 +22,7 @@ var durationUnits = []unit{
 	{"h", int64(time.Hour)},
 	{"m", int64(time.Minute)},
 	{"s", int64(time.Second)},
+	{"ms", int64(time.Millisecond)},
 }
 
 // parseDuration reads a duration such as "90s", "1h30m" or "5d": whole numbers, each with its unit, the larger first.
@@ -38,11 +39,11 @@ func parseDuration(s string) (time.Duration, error) {
 			return 0, errors.New("it must be whole numbers with units, without a sign, a point or spaces")
 		}
 		if name == "" {
-			return 0, fmt.Errorf("the unit after %s is missing, s, m, h, d or w", number)
+			return 0, fmt.Errorf("the unit after %s is missing, ms, s, m, h, d or w", number)
 		}
 		i := indexUnit(durationUnits, name)
 		if i < 0 {
-			return 0, fmt.Errorf("there is no unit %q, only s, m, h, d and w", name)
+			return 0, fmt.Errorf("there is no unit %q, only ms, s, m, h, d and w", name)
 		}
 		if i < next {
 			return 0, errors.New("the larger unit comes first, and each one once")

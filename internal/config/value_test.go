@@ -26,7 +26,7 @@ func TestDuration_AnythingElseIsRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		"": "whole numbers", "60": "the unit after 60 is missing", "-5m": "without a sign", "+5m": "without a sign",
 		"1.5h": `the unit after 1 is missing`, "5 m": "the unit after 5 is missing", "5min": `no unit "min"`,
-		"30m1h": "larger unit comes first", "1h1h": "each one once", "h": "whole numbers", "100ms": `no unit "ms"`,
+		"30m1h": "larger unit comes first", "1h1h": "each one once", "h": "whole numbers", "100us": `no unit "us"`,
 		"99999999999999999999s": "too long", "15251w": "too long", "15250w99999d": "too long", "5µs": "unit after 5", "１h": "whole",
 	} {
 		if got, err := parseDuration(text); err == nil || !strings.Contains(err.Error(), want) {
@@ -65,7 +65,7 @@ func TestQueue_TimesAndLimitsAgree(t *testing.T) {
 		"retry_min=\"3h\"\nretry_max=\"2h\"": `:2: queue.retry_min: 3h is more than retry_max, which is 2h; lower`,
 		`retry_max = "6d"`:                   `:2: queue.retry_max: 6d is more than max_age, which is 5d, by default`,
 		`max_age = "10m"`:                    `:2: queue.max_age: 10m is less than retry_max, which is 1h, by default`,
-		`retry_min = "0s"`:                   `:2: queue.retry_min: "0s" is out of range; write a duration from "1s" to "3650d"`,
+		`retry_min = "0s"`:                   `:2: queue.retry_min: "0s" is out of range; write a duration from "100ms" to "3650d"`,
 		`retry_max = "11000d"`:               `out of range`,
 		`history = "10s"`:                    `:2: queue.history: "10s" is out of range; write a duration from "1h"`,
 		`max_bytes = "49MB"`:                 `:2: queue.max_bytes: 49MB is less than one message may have, max_message_size is 50MB`,
