@@ -1,0 +1,337 @@
+package smarthost
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"relayd/internal/envelope"
+)
+
+// trouble is what a failure says of the host.
+type trouble uint8
+
+const (
+	// noTrouble: the host is well, the mail is not to its taste.
+	noTrouble trouble = iota
+	// unreachable: no usable session for now.
+	unreachable
+	// tlsFailed: no session that is secured as the route demands.
+	tlsFailed
+	// loginRefused: the account is the trouble. It is tried seldom, so that it does not get locked.
+	loginRefused
+	troubles int = iota
+)
+
+// verdict is what a reply or an error amounts to.
+type verdict struct {
+	envelope.Failure
+	trouble trouble
+	// rest is set when the host takes no more recipients in this transaction: they go in another.
+	rest bool
+}
+
+// place is what a verdict's words need to know.
+type place struct {
+	route, addr, username string
+	mode                  Mode
+}
+
+// rule decides replies. All that is given must match; the first rule that matches counts. What no rule decides, the
+// stage does.
+type rule struct {
+	stages   string // one or several, space-separated; "" for all
+	code     int    // 0 for all; 4 and 5 for all of that class
+	enhanced string // its last two numbers, as "7.0"; "" for all
+	words    string // one of several, separated by "|", in lower case, is in the text; "" for all
+
+	scope   envelope.Scope
+	trouble trouble
+	rest    bool
+	advice  string // with %HOST, %ROUTE and %USER
+}
+
+const (
+	adviceLogin = `the host refused the login of %USER: check username and password of [[smarthost]] %ROUTE; some ` +
+		`providers want an app password, or switch password logins off. Mail waits`
+	adviceNoLogin = `the host wants a login: set username and password in [[smarthost]] %ROUTE, with tls = "starttls" ` +
+		`or "implicit". Mail waits`
+	tooMany = "too many recip|too much recip|recipient limit"
+
+	adviceNoTLS = `the host wants TLS first: set tls = "starttls" in [[smarthost]] %ROUTE. Mail waits`
+)
+
+// rules are the replies that mean something else than their stage says.
+var rules = []rule{
+	{code: 421, scope: envelope.ScopeSite, trouble: unreachable,
+		advice: "the host is closing or takes no more for now; it is tried again after a pause"},
+	{code: 530, words: "tls", scope: envelope.ScopeSite, trouble: tlsFailed, advice: adviceNoTLS},
+	{code: 530, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceNoLogin},
+	{stages: "mail rcpt", code: 5, words: "authentication required|authentication is required|must authenticate",
+		scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceNoLogin},
+
+	{stages: stageAuth, code: 4, words: "too many|throttl|rate limit|rate exceeded",
+		scope: envelope.ScopeSite, trouble: loginRefused,
+		advice: "the host has seen too many logins of %USER; they are tried seldom now. Mail waits"},
+	{stages: stageAuth, code: 4, scope: envelope.ScopeSite, trouble: unreachable,
+		advice: "the host cannot check the login of %USER for now; it is tried again after a pause"},
+	{stages: stageAuth, code: 538, scope: envelope.ScopeSite, trouble: loginRefused,
+		advice: "the host wants a stronger way to log in; see auth in [[smarthost]] %ROUTE. Mail waits"},
+	{stages: stageAuth, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceLogin},
+
+	{stages: stageStartTLS, scope: envelope.ScopeSite, trouble: tlsFailed,
+		advice: "the host offers STARTTLS and cannot do it now; it is tried again after a pause. Mail waits"},
+	{stages: "greeting ehlo", scope: envelope.ScopeSite, trouble: unreachable,
+		advice: "the host refuses this connection; its words say why. If it names this line's address or a dynamic " +
+			"range, use the provider's submission port 587 or 465. Mail waits"},
+
+	{stages: stageRcpt, code: 452, enhanced: "5.3", scope: envelope.ScopeRecipient, rest: true},
+	{stages: stageRcpt, code: 552, enhanced: "5.3", scope: envelope.ScopeRecipient, rest: true},
+	{stages: stageRcpt, code: 452, words: tooMany, scope: envelope.ScopeRecipient, rest: true},
+	{stages: stageRcpt, code: 552, words: tooMany, scope: envelope.ScopeRecipient, rest: true},
+	{stages: stageMail, code: 552, scope: envelope.ScopeMessage},
+	{stages: stageMail, enhanced: "3.4", scope: envelope.ScopeMessage},
+}
+
+// classifyReply decides what a refusal at stage amounts to.
+func classifyReply(p place, stage string, r envelope.Reply) verdict {
+	v := verdict{Failure: envelope.Failure{Stage: stage, Reply: r, Permanent: r.Permanent()}}
+	if r.Positive() {
+		v.Scope, v.trouble = envelope.ScopeSite, unreachable
+		v.Reason = p.words("%HOST gave a reply out of place: it may not speak SMTP as it should; try its other port")
+		return v
+	}
+	switch stage {
+	case stageMail:
+		v.Scope = envelope.ScopeSender
+	case stageRcpt:
+		v.Scope = envelope.ScopeRecipient
+	case stageData, stageDot:
+		v.Scope = envelope.ScopeMessage
+	default:
+		v.Scope, v.trouble = envelope.ScopeSite, unreachable
+	}
+	for _, rule := range rules {
+		if rule.matches(stage, r) {
+			v.Scope, v.trouble, v.rest = rule.scope, rule.trouble, rule.rest
+			v.Reason = p.words(rule.advice)
+			break
+		}
+	}
+	// What is the site's fault is never final for the message, and too many recipients are not one too many for ever
+	// (RFC 5321 section 4.5.3.1.10).
+	if v.Scope == envelope.ScopeSite || v.rest {
+		v.Permanent = false
+	}
+	return v
+}
+
+func (r rule) matches(stage string, reply envelope.Reply) bool {
+	if r.stages != "" && !containsWord(r.stages, stage) {
+		return false
+	}
+	if r.code != 0 && r.code != reply.Code && r.code != reply.Code/100 {
+		return false
+	}
+	if r.enhanced != "" && fmt.Sprintf("%d.%d", reply.Enhanced[1], reply.Enhanced[2]) != r.enhanced {
+		return false
+	}
+	if r.words == "" {
+		return true
+	}
+	text := strings.ToLower(reply.Text)
+	for words := range strings.SplitSeq(r.words, "|") {
+		if strings.Contains(text, words) {
+			return true
+		}
+	}
+	return false
+}
+
+func containsWord(list, word string) bool {
+	for w := range strings.SplitSeq(list, " ") {
+		if w == word {
+			return true
+		}
+	}
+	return false
+}
+
+func (p place) words(advice string) string {
+	return strings.NewReplacer("%HOST", p.addr, "%ROUTE", p.route, "%USER", p.username).Replace(advice)
+}
+
+// classifyError decides what ended the work on a connection, or kept it from coming about, amounts to. It is always the
+// site's trouble: what happens after the final dot does not come here.
+func classifyError(p place, err error) verdict {
+	failed, ok := errors.AsType[*stageError](err)
+	if !ok {
+		failed = &stageError{stage: stageDial, err: err}
+	}
+	if !failed.reply.IsZero() {
+		return classifyReply(p, failed.stage, failed.reply)
+	}
+	v := verdict{Failure: envelope.Failure{Scope: envelope.ScopeSite, Stage: failed.stage}, trouble: unreachable}
+	switch failed.stage {
+	case stageDial:
+		v.Reason = p.words(dialWords(failed.err))
+	case stageTLS, stageStartTLS:
+		v.trouble, v.Reason = tlsFailed, p.words(tlsWords(p, failed.err))
+		if isLost(failed.err) {
+			v.trouble = unreachable
+		}
+	case stageAuth:
+		v.trouble, v.Reason = authWords(p, failed.err)
+	default:
+		v.Reason = p.words(lostWords(p, failed))
+	}
+	return v
+}
+
+// lostAfterDot is a connection that broke between the final dot and its reply (RFC 1047).
+func lostAfterDot(p place, failed *stageError) envelope.Failure {
+	return envelope.Failure{Scope: envelope.ScopeMessage, Stage: stageDot, Reply: failed.reply,
+		Reason: p.words(lostWords(p, failed) + ": it may have taken the message, which may so arrive twice")}
+}
+
+// cutAgain is a connection that broke, once more, in the body of a message, while others got through.
+func cutAgain(v verdict) envelope.Failure {
+	v.Scope = envelope.ScopeMessage
+	v.Reason += "; other messages got through meanwhile, so this one is tried at longer intervals"
+	return v.Failure
+}
+
+// contentFailure is a message that the relay itself cannot send.
+func contentFailure(err error) envelope.Failure {
+	return envelope.Failure{Scope: envelope.ScopeMessage, Stage: stageData, Reason: err.Error()}
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout() || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// isLost reports whether err is the connection's end rather than something that was said on it.
+func isLost(err error) bool {
+	return isTimeout(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, io.ErrClosedPipe)
+}
+
+func dialWords(err error) string {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		if dns.IsNotFound {
+			return "the name of %HOST does not exist in DNS: check hosts in [[smarthost]] %ROUTE, and this machine's DNS"
+		}
+		return "the name of %HOST cannot be looked up now: check this machine's DNS and its line"
+	}
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "%HOST refuses connections: nothing listens on that port; check host and port (587, or 465 with " +
+			`tls = "implicit") in [[smarthost]] %ROUTE`
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		return "there is no way to %HOST: check this machine's line"
+	case isTimeout(err):
+		return "%HOST does not answer: check this machine's line, and whether port and firewall let it through"
+	}
+	return "no connection to %HOST: " + err.Error()
+}
+
+func tlsWords(p place, err error) string {
+	switch {
+	case errors.Is(err, errNoStartTLS):
+		return "%HOST does not offer STARTTLS, or something between strips it; mail is not sent in the clear. Check the " +
+			`port in [[smarthost]] %ROUTE (465 wants tls = "implicit")`
+	case errors.Is(err, errInjected):
+		return "unprotected data followed the reply of %HOST to STARTTLS, as if somebody between had inserted it; the " +
+			"connection was given up"
+	case isTimeout(err):
+		return "%HOST did not finish the TLS handshake in time"
+	case isLost(err):
+		return "%HOST closed the connection during the TLS handshake; it may want another min_tls"
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return `%HOST does not speak TLS here: with tls = "implicit" use port 465, with "starttls" port 587`
+	}
+	if words := certificateWords(p, err); words != "" {
+		return words
+	}
+	return "the TLS handshake with %HOST failed: " + err.Error() + "; if the host knows only older versions, see " +
+		"min_tls in [[smarthost]] %ROUTE"
+}
+
+func certificateWords(p place, err error) string {
+	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		issuer := "an authority"
+		if unknown.Cert != nil {
+			issuer = strconv.Quote(unknown.Cert.Issuer.String())
+		}
+		return "the certificate of %HOST is signed by " + issuer + ", which this machine does not trust: if that is " +
+			"right, give the authority's file as ca_file in [[smarthost]] %ROUTE; otherwise look whether the system's " +
+			"certificates (package ca-certificates) are there"
+	}
+	if name, ok := errors.AsType[x509.HostnameError](err); ok {
+		return "the certificate of %HOST is for " + certificateNames(name.Certificate) + " and not for " +
+			strconv.Quote(name.Host) + ": write the name that the certificate has under hosts in [[smarthost]] %ROUTE"
+	}
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
+		if invalid.Reason == x509.Expired && invalid.Cert != nil {
+			return "the certificate of %HOST is valid from " + invalid.Cert.NotBefore.Format("2006-01-02") + " to " +
+				invalid.Cert.NotAfter.Format("2006-01-02") + ": check this machine's clock; if it is right, the host " +
+				"must renew its certificate"
+		}
+		return "the certificate of %HOST is not valid: " + invalid.Error()
+	}
+	return ""
+}
+
+func certificateNames(c *x509.Certificate) string {
+	var names []string
+	if c != nil {
+		names = append(names, c.DNSNames...)
+		for _, ip := range c.IPAddresses {
+			names = append(names, ip.String())
+		}
+	}
+	if len(names) == 0 {
+		return "no name"
+	}
+	return strings.Join(names[:min(len(names), 5)], ", ")
+}
+
+func authWords(p place, err error) (trouble, string) {
+	if none, ok := errors.AsType[*noMechanismError](err); ok {
+		return loginRefused, p.words("a username is set and %HOST cannot be used with it: " + none.Error() +
+			`. Set auth = "auto" in [[smarthost]] %ROUTE, or check host and port; mail is not sent without the login`)
+	}
+	if isLost(err) {
+		return unreachable, p.words("%HOST closed the connection during the login, or did not answer; it is tried again " +
+			"after a pause")
+	}
+	return loginRefused, p.words("the login at %HOST failed: " + err.Error())
+}
+
+func lostWords(p place, failed *stageError) string {
+	var garbage *notSMTPError
+	switch {
+	case failed.err == nil:
+		return "%HOST gave a reply out of place at " + strings.ToUpper(failed.stage)
+	case errors.As(failed.err, &garbage), errors.Is(failed.err, errReplyLine), errors.Is(failed.err, errReplyLines):
+		return "%HOST does not speak SMTP: " + failed.err.Error() + "; check host and port in [[smarthost]] %ROUTE"
+	case failed.stage == stageGreeting && p.mode != ModeImplicit && strings.HasSuffix(p.addr, ":465"):
+		return `%HOST sent no greeting: port 465 wants tls = "implicit" in [[smarthost]] %ROUTE`
+	case isTimeout(failed.err):
+		return "%HOST did not answer in time at " + strings.ToUpper(failed.stage)
+	case isLost(failed.err):
+		return "%HOST closed the connection at " + strings.ToUpper(failed.stage)
+	}
+	return "the connection to %HOST broke at " + strings.ToUpper(failed.stage) + ": " + failed.err.Error()
+}

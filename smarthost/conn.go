@@ -1,0 +1,243 @@
+package smarthost
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"relayd/internal/envelope"
+)
+
+// The stages of an attempt, as envelope.Failure names them.
+const (
+	stageDial     = "dial"
+	stageTLS      = "tls"
+	stageGreeting = "greeting"
+	stageEHLO     = "ehlo"
+	stageStartTLS = "starttls"
+	stageAuth     = "auth"
+	stageMail     = "mail"
+	stageRcpt     = "rcpt"
+	stageData     = "data"
+	stageDot      = "dot"
+)
+
+// stageError is what ended the work on a connection: the host's own reply, or an error without one. The connection is
+// of no more use.
+type stageError struct {
+	stage string
+	reply envelope.Reply
+	err   error
+}
+
+func (e *stageError) Error() string {
+	if e.err != nil {
+		return e.stage + ": " + e.err.Error()
+	}
+	return e.stage + ": " + e.reply.String()
+}
+
+func (e *stageError) Unwrap() error { return e.err }
+
+// errUnsafe is a command that would not be one line. The envelope's parsers let none come about; this holds the wire
+// even if a stored envelope was damaged.
+var errUnsafe = errors.New("the envelope holds a control character, so that the command would not be one line")
+
+// conn is a connection to a host, logged in and between two transactions, or in one. What is written and what is read
+// are separate steps: put and flush, and receive. It belongs to one goroutine at a time, except for interrupt.
+type conn struct {
+	br       *bufio.Reader
+	bw       *bufio.Writer
+	timeouts Timeouts
+	// secrets are replaced in whatever the host says, should it echo them.
+	secrets []string
+
+	caps capabilities
+	// tls and mech say how the session is secured and logged in: "TLS 1.3" and "PLAIN", or nothing.
+	tls, mech string
+	// uses counts finished transactions; one that has served before may have been closed by the host since.
+	uses int
+	// oweReset is set when a transaction was left open, so that RSET must come before the next MAIL.
+	oweReset bool
+	// spent is set when the connection must not serve again although nothing broke.
+	spent bool
+
+	// What the pool keeps of it.
+	generation int
+	idleSince  time.Time
+
+	raw net.Conn // the TCP connection
+
+	mu sync.Mutex
+	nc net.Conn // raw, or the TLS session on it
+	// cutoff is the end of all waiting once the delivery is cancelled; zero before.
+	cutoff time.Time
+	// sealed is set from the final dot until its reply: a cancelled delivery then waits for Timeouts.Grace.
+	sealed bool
+}
+
+func newConn(nc net.Conn, t Timeouts) *conn {
+	c := &conn{raw: nc, nc: nc, timeouts: t}
+	c.br = bufio.NewReaderSize(nc, maxReplyLine)
+	c.bw = bufio.NewWriterSize(blockWriter{c}, writeBlock)
+	return c
+}
+
+// upgrade goes on over nc, a TLS session on the present connection. Nothing learnt in the clear is kept.
+func (c *conn) upgrade(nc net.Conn) {
+	c.mu.Lock()
+	c.nc = nc
+	c.mu.Unlock()
+	c.br.Reset(nc)
+	c.caps = capabilities{}
+}
+
+// hide makes secret, and its base64, unreadable in the host's replies. A secret of a few letters is hidden in its base64
+// alone, since it may be part of any word.
+func (c *conn) hide(secret []byte) {
+	if len(secret) > 3 {
+		c.secrets = append(c.secrets, string(secret))
+	}
+	if len(secret) > 0 {
+		c.secrets = append(c.secrets, strings.TrimRight(base64.StdEncoding.EncodeToString(secret), "="))
+	}
+}
+
+func (c *conn) redact(s string) string {
+	for _, secret := range c.secrets {
+		s = strings.ReplaceAll(s, secret, "[secret]")
+	}
+	return s
+}
+
+// watch lets ctx end all waiting on c until stop is called; stop reports whether it did not.
+func (c *conn) watch(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, c.interrupt)
+}
+
+func (c *conn) interrupt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cutoff = time.Now()
+	if c.sealed {
+		c.cutoff = c.cutoff.Add(c.timeouts.Grace)
+	}
+	c.nc.SetDeadline(c.cutoff)
+}
+
+// seal tells that the final dot is about to go out, or that its reply is in.
+func (c *conn) seal(sealed bool) {
+	c.mu.Lock()
+	c.sealed = sealed
+	c.mu.Unlock()
+}
+
+// deadline is d from now, or the cutoff where that is sooner. c.mu is held.
+func (c *conn) deadline(d time.Duration) time.Time {
+	t := time.Now().Add(d)
+	if !c.cutoff.IsZero() && c.cutoff.Before(t) {
+		return c.cutoff
+	}
+	return t
+}
+
+func (c *conn) armRead(d time.Duration) {
+	c.mu.Lock()
+	c.nc.SetReadDeadline(c.deadline(d))
+	c.mu.Unlock()
+}
+
+func (c *conn) armWrite(d time.Duration) {
+	c.mu.Lock()
+	c.nc.SetWriteDeadline(c.deadline(d))
+	c.mu.Unlock()
+}
+
+// writeBlock is how much is written under one deadline, in octets: a slow line has Timeouts.Block for each block, and
+// only one that stands still runs out of it.
+const writeBlock = 32 << 10
+
+// blockWriter writes to a connection block by block.
+type blockWriter struct{ c *conn }
+
+func (w blockWriter) Write(p []byte) (n int, err error) {
+	for n < len(p) {
+		w.c.armWrite(w.c.timeouts.Block)
+		m, err := w.c.nc.Write(p[n:min(n+writeBlock, len(p))])
+		n += m
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// put adds a command line to what flush will write.
+func (c *conn) put(stage, line string) error {
+	for i := range len(line) {
+		if line[i] < ' ' || line[i] == 0x7f {
+			return &stageError{stage: stage, err: errUnsafe}
+		}
+	}
+	c.bw.WriteString(line)
+	_, err := c.bw.WriteString("\r\n")
+	return stageErr(stage, err)
+}
+
+func (c *conn) flush(stage string) error { return stageErr(stage, c.bw.Flush()) }
+
+// receive returns the next reply, whatever its code. 421 closes the connection (RFC 5321 section 3.8), so it is an
+// error.
+func (c *conn) receive(stage string, d time.Duration) (envelope.Reply, error) {
+	c.armRead(d)
+	reply, err := readReply(c.br)
+	if err != nil {
+		if garbage, ok := errors.AsType[*notSMTPError](err); ok {
+			garbage.line = c.redact(garbage.line)
+		}
+		return envelope.Reply{}, stageErr(stage, err)
+	}
+	reply.Text = c.redact(reply.Text)
+	if reply.Code == 421 {
+		return reply, &stageError{stage: stage, reply: reply}
+	}
+	return reply, nil
+}
+
+// ask sends one command and returns its reply.
+func (c *conn) ask(stage, line string) (envelope.Reply, error) {
+	if err := c.put(stage, line); err != nil {
+		return envelope.Reply{}, err
+	}
+	if err := c.flush(stage); err != nil {
+		return envelope.Reply{}, err
+	}
+	return c.receive(stage, c.timeouts.Command)
+}
+
+// quit ends the session politely, waiting Timeouts.Quit at most for the host to agree.
+func (c *conn) quit() {
+	c.mu.Lock()
+	c.cutoff = time.Now().Add(c.timeouts.Quit)
+	c.mu.Unlock()
+	if c.put("quit", "QUIT") == nil && c.flush("quit") == nil {
+		c.receive("quit", c.timeouts.Quit)
+	}
+	c.nc.Close()
+}
+
+// close ends the connection at once. It closes what is below TLS, whose own farewell could wait for a host that reads
+// nothing.
+func (c *conn) close() { c.raw.Close() }
+
+func stageErr(stage string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &stageError{stage: stage, err: err}
+}

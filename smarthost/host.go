@@ -1,0 +1,293 @@
+package smarthost
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"relayd/internal/envelope"
+)
+
+// host is one host of a route: its endpoint, its connections and its health.
+type host struct {
+	endpoint endpoint
+	place    place
+	pool     *pool
+	log      *slog.Logger
+
+	mu        sync.Mutex
+	health    health
+	lastReply envelope.Reply
+	// caps and tls are those of the last session; known is set once there was one.
+	caps  capabilities
+	tls   string
+	known bool
+	// completed counts transactions, and cut holds its value when the connection was lost in the body of a message.
+	completed int
+	cut       map[string]int
+}
+
+// outcome is what a host made of the work. The zero value means that it is done with.
+type outcome struct {
+	// site is set when the host failed, skipped when it was not asked at all: it is in a pause, or being probed.
+	site    *verdict
+	skipped bool
+	// unfit is set when the host cannot carry the message.
+	unfit *envelope.Failure
+	// stopped is set when the delivery was cancelled.
+	stopped bool
+	// stale and more ask for another transaction at once: on a new connection since this one, kept from earlier, was
+	// dead, or for recipients that the host had no room for in this transaction.
+	stale, more bool
+}
+
+// admit asks for leave to use the host, and waits while the first delivery of all finds out what it is like.
+func (h *host) admit(ctx context.Context) (ticket, outcome, bool) {
+	for {
+		h.mu.Lock()
+		t, a := h.health.admit(time.Now())
+		shown := h.health.shown
+		h.mu.Unlock()
+		switch a {
+		case admitted:
+			return t, outcome{}, true
+		case turnedAway:
+			return t, outcome{skipped: true}, false
+		}
+		select {
+		case <-shown:
+		case <-ctx.Done():
+			return t, outcome{stopped: true}, false
+		}
+	}
+}
+
+// deliver hands w on to the host, in as many transactions as it takes.
+func (h *host) deliver(ctx context.Context, w *work) outcome {
+	t, o, ok := h.admit(ctx)
+	if !ok {
+		return o
+	}
+	defer h.leave(t)
+	for fresh := t.probe; w.left > 0; {
+		c, o := h.connection(ctx, t, w, fresh)
+		if c == nil {
+			return o
+		}
+		w.host, w.dsn = h.place.addr, c.caps.dsn
+		if f := unfit(&w.m, c.caps, c.tls != "", h.place); f != nil {
+			h.well(t, w.m.ID, envelope.Reply{})
+			h.pool.put(c)
+			return outcome{unfit: f}
+		}
+		if o = h.transact(ctx, t, c, w); !o.stale && !o.more {
+			return o
+		}
+		fresh = o.stale
+	}
+	return outcome{}
+}
+
+// stands reports whether t still is leave to use the host.
+func (h *host) stands(t ticket) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return t.round == h.health.round
+}
+
+// leave ends a delivery's use of the host, with nothing shown unless well or failed said so.
+func (h *host) leave(t ticket) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.health.end(t)
+}
+
+// connection returns a connection that is ready for mail: a warm one, unless fresh is set, or a new one. Where there is
+// none it says what that means.
+func (h *host) connection(ctx context.Context, t ticket, w *work, fresh bool) (*conn, outcome) {
+	for {
+		c, err := h.pool.get(ctx, fresh)
+		switch {
+		case err != nil:
+			return nil, h.unconnected(ctx, t, w, err)
+		case c != nil && c.br.Buffered() == 0:
+			return c, outcome{}
+		case c != nil: // whatever the host said unasked, most likely goodbye
+			h.pool.drop(c)
+			continue
+		case !h.stands(t): // it failed since; a wrong password, say, is not to be tried once more
+			h.pool.forgo()
+			return nil, outcome{skipped: true}
+		}
+		if c, err = h.connect(ctx, w.m.ID); err == nil {
+			return c, outcome{}
+		}
+		// A host that says 421 to one connection more, and works on those it has, is not down: it has a limit.
+		failed, _ := errors.AsType[*stageError](err)
+		if failed != nil && failed.reply.Code == 421 && h.pool.refused() {
+			h.log.Debug("connection limit met", "queue_id", w.m.ID, "reply", failed.reply.String())
+			h.pool.forgo()
+			fresh = false
+			continue
+		}
+		// The host is known to have failed before the next in line may open a connection.
+		o := h.unconnected(ctx, t, w, err)
+		h.pool.forgo()
+		return nil, o
+	}
+}
+
+// connect opens a connection, for which the pool has given leave.
+func (h *host) connect(ctx context.Context, id string) (*conn, error) {
+	c, err := h.endpoint.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h.pool.opened(c)
+	h.mu.Lock()
+	h.caps, h.tls, h.known = c.caps, c.tls, true
+	h.mu.Unlock()
+	h.log.Debug("connection opened", "queue_id", id, "tls", c.tls, "auth", c.mech, "pipelining", c.caps.pipelining)
+	return c, nil
+}
+
+// unconnected decides what it means that there was no connection.
+func (h *host) unconnected(ctx context.Context, t ticket, w *work, err error) outcome {
+	switch {
+	case errors.Is(err, errHostDown):
+		return outcome{skipped: true}
+	case ctx.Err() != nil, errors.Is(err, errClosed):
+		return outcome{stopped: true}
+	}
+	w.host = h.place.addr
+	return h.failed(t, w.m.ID, classifyError(h.place, err))
+}
+
+// transact runs one transaction on c for what is left of w, settles what it decided, and disposes of c.
+func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work) outcome {
+	content, err := w.m.Open()
+	if err != nil {
+		h.pool.put(c)
+		w.settleRest(contentFailure(&contentError{err}))
+		return outcome{}
+	}
+	defer content.Close()
+	tx := newTransaction(c, &w.m, w.pending())
+	stop := c.watch(ctx)
+	err = tx.run(content, func() { h.well(t, w.m.ID, envelope.Reply{}) })
+	stopped := !stop()
+	// What it came to is known before the next in line may use the connection's place.
+	var o outcome
+	if err != nil {
+		o = h.interrupted(ctx, t, tx, w, err)
+	} else {
+		o = h.concluded(t, tx, w)
+	}
+	c.uses++
+	if err != nil || stopped || c.spent {
+		h.pool.drop(c)
+	} else {
+		h.pool.put(c)
+	}
+	return o
+}
+
+// concluded settles a transaction that came to its end.
+func (h *host) concluded(t ticket, tx *transaction, w *work) outcome {
+	site, progress := w.settle(h.place, tx)
+	if site != nil {
+		return h.failed(t, w.m.ID, *site)
+	}
+	h.well(t, w.m.ID, tx.last())
+	h.mu.Lock()
+	h.health.finished(t)
+	h.completed++
+	delete(h.cut, w.m.ID)
+	h.mu.Unlock()
+	return outcome{more: progress && w.left > 0}
+}
+
+// interrupted settles a transaction that err ended.
+func (h *host) interrupted(ctx context.Context, t ticket, tx *transaction, w *work, err error) outcome {
+	failed, _ := errors.AsType[*stageError](err)
+	refused := failed != nil && failed.reply.Code == 421
+	switch {
+	case failed == nil || errors.Is(err, errUnsafe):
+		w.settleRest(contentFailure(err))
+		return outcome{}
+	case tx.dotSent && !refused:
+		w.duplicate = true
+		w.settleTransaction(h.place, tx, lostAfterDot(h.place, failed))
+		return outcome{}
+	case ctx.Err() != nil:
+		return outcome{stopped: true}
+	case tx.c.uses > 0 && tx.data.IsZero():
+		h.log.Debug("a kept connection had gone; connecting anew", "queue_id", w.m.ID, "error", err.Error())
+		return outcome{stale: true}
+	}
+	v := classifyError(h.place, err)
+	if tx.data.Code == 354 && !refused && h.cutBefore(w.m.ID) {
+		w.settleTransaction(h.place, tx, cutAgain(v))
+		return outcome{}
+	}
+	return h.failed(t, w.m.ID, v)
+}
+
+// maxCut bounds how many messages are remembered for having been cut off.
+const maxCut = 256
+
+// cutBefore notes that the connection was lost in the body of message id. It reports whether that happened before and
+// others went through since: the message, not the host, is then the trouble, and must not stop the rest for ever.
+func (h *host) cutBefore(id string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	at, before := h.cut[id]
+	if before {
+		return at < h.completed
+	}
+	if h.cut == nil || len(h.cut) >= maxCut {
+		h.cut = make(map[string]int)
+	}
+	h.cut[id] = h.completed
+	return false
+}
+
+// well notes that the host does its work.
+func (h *host) well(t ticket, id string, last envelope.Reply) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !last.IsZero() {
+		h.lastReply = last
+	}
+	was, since := h.health.state, h.health.since
+	if h.health.well(t, time.Now()) && was != StateUnknown {
+		h.log.Info("host back", "queue_id", id, "was", string(was),
+			"after", time.Since(since).Round(time.Second).String())
+	}
+}
+
+// failed notes that the host failed, and sends those that wait for one of its connections on.
+func (h *host) failed(t ticket, id string, v verdict) outcome {
+	h.mu.Lock()
+	if !v.Reply.IsZero() {
+		h.lastReply = v.Reply
+	}
+	counts, news := h.health.fail(t, v, time.Now())
+	state, next := h.health.state, h.health.next
+	h.mu.Unlock()
+	if counts {
+		h.pool.desert()
+	}
+	level := slog.LevelDebug
+	switch {
+	case news && state == StateDown:
+		level = slog.LevelWarn
+	case news:
+		level = slog.LevelError
+	}
+	h.log.Log(context.Background(), level, "host "+string(state), "queue_id", id, "stage", v.Stage,
+		"reply", v.Reply.String(), "problem", v.Reason, "next_probe", next)
+	return outcome{site: &v}
+}

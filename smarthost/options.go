@@ -1,0 +1,204 @@
+package smarthost
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// Mode says how a route's connections are secured.
+type Mode string
+
+const (
+	// ModeStartTLS demands STARTTLS (RFC 3207); a host that does not offer it gets no mail. The zero value means it too.
+	ModeStartTLS Mode = "starttls"
+	// ModeImplicit begins with the TLS handshake (RFC 8314).
+	ModeImplicit Mode = "implicit"
+	// ModeOff sends in the clear. It excludes a login.
+	ModeOff Mode = "off"
+)
+
+// The values of Route.Auth. The empty string means AuthAuto.
+const (
+	AuthAuto  = "auto"
+	AuthPlain = "plain"
+	AuthLogin = "login"
+	AuthOff   = "off"
+)
+
+// Defaults of Options and Route.
+const (
+	DefaultProbeMin       = 5 * time.Second
+	DefaultProbeMax       = 2 * time.Minute
+	DefaultAuthProbeMin   = time.Minute
+	DefaultAuthProbeMax   = time.Hour
+	DefaultMaxConnections = 4
+)
+
+// Options are what a Router works by. Zero values mean the defaults, except for Hostname, which must be given.
+type Options struct {
+	// Hostname is the relay's own name, for EHLO.
+	Hostname string
+	Log      *slog.Logger
+	Routes   []Route
+	// ProbeMin and ProbeMax bound the pause, doubling, in which a host that failed is left alone; AuthProbeMin and
+	// AuthProbeMax bound it after a refused login, so that no account gets locked.
+	ProbeMin, ProbeMax         time.Duration
+	AuthProbeMin, AuthProbeMax time.Duration
+	Timeouts                   Timeouts
+	// Dial opens connections; nil means a net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Route is an ordered list of hosts with one set of credentials, and which mail it takes.
+type Route struct {
+	Name string
+	// Hosts are tried in order; each is "host:port".
+	Hosts  []string
+	TLS    Mode
+	MinTLS uint16
+	// RootCAs verifies the hosts' certificates; nil means the system's authorities.
+	RootCAs  *x509.CertPool
+	Auth     string
+	Username string
+	Password string `json:"-"`
+	// MaxConnections bounds the open connections to each host.
+	MaxConnections int
+	// Senders, Recipients and Clients are the conditions; the route takes mail that meets all that are given. A pattern
+	// is "user@example.com", "@example.com" or "*".
+	Senders, Recipients []string
+	Clients             []netip.Prefix
+}
+
+// String returns the route's name. It is there to keep the password out of whatever prints a Route.
+func (r Route) String() string { return r.Name }
+
+// GoString returns the route's name, like String.
+func (r Route) GoString() string { return r.Name }
+
+// LogValue returns the route's name, like String.
+func (r Route) LogValue() slog.Value { return slog.StringValue(r.Name) }
+
+// Timeouts bound how long the peer is waited for. The defaults are those of RFC 5321 section 4.5.3.2, which are long
+// because a host that is cut off too early takes the message and gets it again.
+type Timeouts struct {
+	Dial     time.Duration // TCP connection, name lookup included; 30 seconds
+	TLS      time.Duration // TLS handshake; 1 minute
+	Greeting time.Duration // 220 greeting; 5 minutes
+	Command  time.Duration // EHLO, STARTTLS, AUTH, MAIL, RCPT, RSET; 5 minutes
+	Data     time.Duration // 354 to DATA; 2 minutes
+	Block    time.Duration // each block of the body that is written; 3 minutes
+	Dot      time.Duration // reply to the final dot; 10 minutes
+	Quit     time.Duration // 221 to QUIT; 5 seconds
+	// Idle is how long a connection is kept without work; 30 seconds.
+	Idle time.Duration
+	// Grace is how long a delivery that is cancelled still waits for the reply to a final dot it has sent; 30 seconds.
+	Grace time.Duration
+}
+
+func (t Timeouts) orDefaults() Timeouts {
+	return Timeouts{
+		Dial:     cmp.Or(t.Dial, 30*time.Second),
+		TLS:      cmp.Or(t.TLS, time.Minute),
+		Greeting: cmp.Or(t.Greeting, 5*time.Minute),
+		Command:  cmp.Or(t.Command, 5*time.Minute),
+		Data:     cmp.Or(t.Data, 2*time.Minute),
+		Block:    cmp.Or(t.Block, 3*time.Minute),
+		Dot:      cmp.Or(t.Dot, 10*time.Minute),
+		Quit:     cmp.Or(t.Quit, 5*time.Second),
+		Idle:     cmp.Or(t.Idle, 30*time.Second),
+		Grace:    cmp.Or(t.Grace, 30*time.Second),
+	}
+}
+
+// orDefaults returns o with its defaults filled in, or all that is wrong with it.
+func (o Options) orDefaults() (Options, error) {
+	var errs []error
+	if o.Hostname == "" || strings.ContainsFunc(o.Hostname, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		errs = append(errs, fmt.Errorf("hostname: %q is not a name for EHLO; write one such as relay.example.com",
+			o.Hostname))
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
+	}
+	o.ProbeMin = cmp.Or(o.ProbeMin, DefaultProbeMin)
+	o.ProbeMax = max(cmp.Or(o.ProbeMax, DefaultProbeMax), o.ProbeMin)
+	o.AuthProbeMin = cmp.Or(o.AuthProbeMin, DefaultAuthProbeMin)
+	o.AuthProbeMax = max(cmp.Or(o.AuthProbeMax, DefaultAuthProbeMax), o.AuthProbeMin)
+	o.Timeouts = o.Timeouts.orDefaults()
+	routes := make([]Route, 0, len(o.Routes))
+	seen := make(map[string]bool)
+	for _, r := range o.Routes {
+		if seen[r.Name] {
+			errs = append(errs, fmt.Errorf("smarthost %s: there are two of this name; give each its own", r.Name))
+		}
+		seen[r.Name] = true
+		r, err := r.orDefaults()
+		errs = append(errs, err)
+		routes = append(routes, r)
+	}
+	o.Routes = routes
+	return o, errors.Join(errs...)
+}
+
+func (r Route) orDefaults() (Route, error) {
+	var errs []error
+	fault := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("smarthost %s: %s: %s", r.Name, key, fmt.Sprintf(format, args...)))
+	}
+	r.TLS = cmp.Or(r.TLS, ModeStartTLS)
+	r.Auth = cmp.Or(r.Auth, AuthAuto)
+	r.MinTLS = cmp.Or(r.MinTLS, tls.VersionTLS12)
+	r.MaxConnections = cmp.Or(max(r.MaxConnections, 0), DefaultMaxConnections)
+	if r.Name == "" {
+		fault("name", "it is empty; give the route a name")
+	}
+	if len(r.Hosts) == 0 {
+		fault("hosts", "there is none; name at least one host")
+	}
+	for _, h := range r.Hosts {
+		if host, port, err := net.SplitHostPort(h); err != nil || host == "" || port == "" {
+			fault("hosts", "%q is not host:port; write for example smtp.example.com:587", h)
+		}
+	}
+	switch r.TLS {
+	case ModeStartTLS, ModeImplicit, ModeOff:
+	default:
+		fault("tls", "%q is unknown; write starttls, implicit or off", r.TLS)
+	}
+	switch r.Auth {
+	case AuthAuto, AuthOff:
+	case AuthPlain, AuthLogin:
+		if r.Username == "" {
+			fault("auth", "%q needs a username", r.Auth)
+		}
+	default:
+		fault("auth", "%q is unknown; write auto, plain, login or off", r.Auth)
+	}
+	if r.login() && r.TLS == ModeOff {
+		fault("tls", `"off" would send the password in the clear; write starttls or implicit`)
+	}
+	if r.login() && strings.ContainsRune(r.Username+r.Password, 0) {
+		fault("password", "username and password cannot hold a NUL; check the file or variable it comes from")
+	}
+	for _, p := range append(append([]string(nil), r.Senders...), r.Recipients...) {
+		if err := checkPattern(p); err != nil {
+			fault("senders, recipients", "%v", err)
+		}
+	}
+	return r, errors.Join(errs...)
+}
+
+// login reports whether the route's connections must log in.
+func (r Route) login() bool { return r.Username != "" && r.Auth != AuthOff }

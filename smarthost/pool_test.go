@@ -1,0 +1,265 @@
+package smarthost
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"relayd/internal/envelope"
+)
+
+// deliverAll delivers n messages at once and returns what they came to.
+func deliverAll(t *testing.T, r *Router, n int) []envelope.Attempt {
+	t.Helper()
+	var wg sync.WaitGroup
+	out := make([]envelope.Attempt, n)
+	for i := range n {
+		wg.Go(func() { out[i] = r.Deliver(t.Context(), "isp", mail(hello)) })
+	}
+	wg.Wait()
+	return out
+}
+
+func limit(n int) func(*Options) { return func(o *Options) { o.Routes[0].MaxConnections = n } }
+
+func TestPool_NoMoreThanMaxConnectionsAndAllAreUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		h := p.hosts["one:25"]
+		h.answer = func(string) string { time.Sleep(100 * time.Millisecond); return "" }
+		r := p.router(t, limit(3), "one:25")
+		if r.Concurrency("isp") != 3 {
+			t.Error("concurrency", r.Concurrency("isp"))
+		}
+		for _, a := range deliverAll(t, r, 30) {
+			wantDelivered(t, a, "one:25")
+		}
+		if h.see().most != 3 || h.see().opened != 3 {
+			t.Errorf("%d connections, %d at once; want 3", h.see().opened, h.see().most)
+		}
+		if n := r.Status()[0].Hosts[0].Connections; n != 3 {
+			t.Errorf("the status shows %d connections", n)
+		}
+	})
+}
+
+func TestPool_IdleConnectionsAreClosedAndTheNewestServes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		h := p.hosts["one:25"]
+		h.answer = func(line string) string {
+			if line == "." {
+				time.Sleep(time.Second)
+			}
+			return ""
+		}
+		r := p.router(t, limit(3), "one:25")
+		deliverAll(t, r, 3)
+		for range 4 { // one message each 10 seconds needs one connection
+			time.Sleep(10 * time.Second)
+			wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+		}
+		synctest.Wait()
+		if h.see().opened > 3 || h.see().conns != 1 {
+			t.Errorf("%d connections were opened, %d are open; want 1 of 3", h.see().opened, h.see().conns)
+		}
+		time.Sleep(31 * time.Second)
+		if h.see().conns != 0 || h.see().quits != h.see().opened {
+			t.Errorf("%d connections are open after the idle time, %d got QUIT", h.see().conns, h.see().quits)
+		}
+	})
+}
+
+func TestPool_HostsOwnLimitIsNoOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25", "two:25")
+		h := p.hosts["one:25"]
+		h.answer = func(line string) string {
+			if line == "" && h.see().conns > 2 {
+				return "421 4.7.0 too many connections from you"
+			}
+			time.Sleep(100 * time.Millisecond)
+			return ""
+		}
+		r := p.router(t, limit(5), "one:25", "two:25")
+		for _, a := range deliverAll(t, r, 40) {
+			wantDelivered(t, a, "one:25")
+		}
+		if s := r.Status()[0].Hosts[0]; s.State != StateUp || s.Connections > 2 {
+			t.Errorf("%+v", s)
+		}
+		if h.see().opened > 8 {
+			t.Errorf("the host was asked %d times for more than it gives", h.see().opened)
+		}
+	})
+}
+
+func TestPool_ThoseThatWaitGoToTheNextHostWhenThisOneFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25", "two:25")
+		r := p.router(t, limit(1), "one:25", "two:25")
+		wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+		p.hosts["one:25"].set(func(h *peer) {
+			h.answer = func(line string) string {
+				if line == "." {
+					time.Sleep(time.Minute)
+					return "421 going"
+				}
+				return ""
+			}
+		})
+		start := time.Now()
+		for _, a := range deliverAll(t, r, 5) {
+			wantDelivered(t, a, "two:25")
+		}
+		if took := time.Since(start); took != time.Minute {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestPool_HostThatIsSlowToSayGoodbyeKeepsNobodyFromTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25", "two:25")
+		one := p.hosts["one:25"]
+		r := p.router(t, limit(1), "one:25", "two:25")
+		wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+		one.set(func(h *peer) {
+			h.answer = func(line string) string {
+				if strings.HasPrefix(line, "MAIL") {
+					time.Sleep(time.Second)
+					return "530 5.7.0 log in"
+				}
+				return at("QUIT", hang)(line)
+			}
+		})
+		start := time.Now()
+		for _, a := range deliverAll(t, r, 5) {
+			wantDelivered(t, a, "two:25")
+		}
+		if took := time.Since(start); took != time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestPool_ConnectionInUseWhileItsHostFailedIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		one := p.hosts["one:25"]
+		r := p.router(t, limit(2), "one:25")
+		wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+		one.set(func(h *peer) {
+			h.answer = func(line string) string {
+				if line == "." {
+					time.Sleep(time.Minute)
+				}
+				return ""
+			}
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() { wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25") })
+		synctest.Wait()
+		one.set(func(h *peer) { h.answer = at("EHLO", "450 4.7.1 no more") })
+		wantSite(t, r.Deliver(t.Context(), "isp", mail(hello)), "ehlo")
+		one.set(func(h *peer) { h.answer = nil })
+		wg.Wait()
+		synctest.Wait()
+		if n := r.Status()[0].Hosts[0].Connections; n != 0 {
+			t.Errorf("%d connections are kept", n)
+		}
+	})
+}
+
+func TestPool_LeaveFromBeforeAFailureOpensNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		r := p.router(t, nil, "one:25")
+		wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+		h := r.table.Load().routes[0].hosts[0]
+		first, _, _ := h.admit(t.Context())
+		second, _, _ := h.admit(t.Context())
+		h.failed(first, "q1", verdict{trouble: loginRefused})
+		synctest.Wait()
+		if c, o := h.connection(t.Context(), second, newWork(mail(hello)), false); c != nil || !o.skipped {
+			t.Error("a delivery that was let in before the login was refused tries it once more")
+		}
+		if n := p.hosts["one:25"].see().opened; n != 1 || h.pool.count() != 0 {
+			t.Errorf("%d connections were opened, %d are counted", n, h.pool.count())
+		}
+	})
+}
+
+func TestPool_CancelledWaiterLeavesItsTurnToTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		h := p.hosts["one:25"]
+		r := p.router(t, limit(1), "one:25")
+		wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+		h.set(func(h *peer) {
+			h.answer = func(line string) string {
+				if line == "." {
+					time.Sleep(10 * time.Second)
+				}
+				return ""
+			}
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() { wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25") })
+		synctest.Wait()
+		for range 5 {
+			wg.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				if a := r.Deliver(ctx, "isp", mail(hello)); a.Site == nil {
+					t.Error(show(a))
+				}
+			})
+		}
+		wg.Go(func() {
+			time.Sleep(2 * time.Second)
+			wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+		})
+		wg.Wait()
+		if h.see().opened != 1 || h.see().transactions != 3 {
+			t.Errorf("%d connections, %d transactions", h.see().opened, h.see().transactions)
+		}
+	})
+}
+
+func TestPool_ConnectionServesABoundedNumberOfTransactions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		p.hosts["one:25"].pipelining = true
+		r := p.router(t, limit(1), "one:25")
+		for range maxUses + 1 {
+			wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+		}
+		if n := p.hosts["one:25"].see().opened; n != 2 {
+			t.Errorf("%d connections", n)
+		}
+	})
+}
+
+func TestDeliver_ManyRecipientsGoInGroupsThatCannotBlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		h := p.hosts["one:25"]
+		h.pipelining = true
+		r := p.router(t, nil, "one:25")
+		m := mail(hello)
+		m.Envelope.Recipients = nil
+		for range 1000 {
+			m.Envelope.Recipients = append(m.Envelope.Recipients,
+				envelope.Recipient{Path: envelope.Path(strings.Repeat("x", 10) + "@example.net")})
+		}
+		a := r.Deliver(t.Context(), "isp", m)
+		wantDelivered(t, a, "one:25")
+		if len(a.Results) != 1000 || len(h.see().lines) != 1003 {
+			t.Errorf("%d results, %d lines", len(a.Results), len(h.see().lines))
+		}
+	})
+}

@@ -1,0 +1,211 @@
+package smarthost
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"relayd/internal/envelope"
+)
+
+// Router hands messages on by its routes. Its methods may be called at the same time.
+type Router struct {
+	table atomic.Pointer[table]
+	// background are the goroutines that say QUIT.
+	background sync.WaitGroup
+
+	mu     sync.Mutex // of Reconfigure and Close
+	closed bool
+}
+
+// table is what one configuration amounts to. It does not change.
+type table struct {
+	routes []*route
+	byName map[string]*route
+	retry  time.Duration // when there is no route at all
+	log    *slog.Logger
+}
+
+// New returns a Router that works by o. It connects to nothing yet. An error names all that is wrong with o.
+func New(o Options) (*Router, error) {
+	r := new(Router)
+	r.table.Store(&table{})
+	if err := r.Reconfigure(o); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Reconfigure changes the options. A host whose endpoint and credentials stay the same keeps its connections, its health
+// and its logger; one that is gone or changed closes its idle connections, and those in use when their transactions are
+// done. A host with new credentials is tried afresh. After an error nothing has changed.
+func (r *Router) Reconfigure(o Options) error {
+	o, err := o.orDefaults()
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return errClosed
+	}
+	old := r.table.Load()
+	t := &table{byName: make(map[string]*route), retry: o.ProbeMax, log: o.Log}
+	kept := make(map[*host]bool)
+	for _, spec := range o.Routes {
+		rt := &route{name: spec.Name, selects: newSelector(spec), limit: spec.MaxConnections, mode: spec.TLS}
+		if spec.login() {
+			rt.username = spec.Username
+		}
+		for _, addr := range spec.Hosts {
+			h := newHost(o, spec, addr, &r.background)
+			if same := old.find(h); same != nil {
+				h = same
+				h.pool.resize(spec.MaxConnections)
+				kept[h] = true
+			}
+			rt.hosts = append(rt.hosts, h)
+		}
+		t.routes = append(t.routes, rt)
+		t.byName[rt.name] = rt
+	}
+	r.table.Store(t)
+	for h := range old.hosts {
+		if !kept[h] {
+			h.pool.close()
+		}
+	}
+	return nil
+}
+
+// hosts yields all hosts of all routes.
+func (t *table) hosts(yield func(*host) bool) {
+	for _, rt := range t.routes {
+		for _, h := range rt.hosts {
+			if !yield(h) {
+				return
+			}
+		}
+	}
+}
+
+// find returns the host that is what h would be.
+func (t *table) find(h *host) *host {
+	for have := range t.hosts {
+		if have.place == h.place && have.endpoint.equal(&h.endpoint) && have.health.pauses == h.health.pauses {
+			return have
+		}
+	}
+	return nil
+}
+
+func newHost(o Options, spec Route, addr string, background *sync.WaitGroup) *host {
+	return &host{
+		endpoint: endpoint{
+			hostname:    o.Hostname,
+			addr:        addr,
+			mode:        spec.TLS,
+			auth:        spec.Auth,
+			login:       spec.login(),
+			credentials: credentials{spec.Username, spec.Password},
+			timeouts:    o.Timeouts,
+			dial:        o.Dial,
+			tls: &tls.Config{
+				ServerName:         serverName(addr),
+				RootCAs:            spec.RootCAs,
+				MinVersion:         spec.MinTLS,
+				ClientSessionCache: tls.NewLRUClientSessionCache(2 * spec.MaxConnections),
+			},
+		},
+		place: place{route: spec.Name, addr: addr, username: spec.Username, mode: spec.TLS},
+		pool:  newPool(spec.MaxConnections, o.Timeouts.Idle, background),
+		log:   o.Log.With("route", spec.Name, "host", addr),
+		health: health{state: StateUnknown, since: time.Now(), pauses: pauses{
+			probeMin: o.ProbeMin, probeMax: o.ProbeMax, loginMin: o.AuthProbeMin, loginMax: o.AuthProbeMax}},
+	}
+}
+
+// Legs groups the recipients of env by the route that each takes: the first whose conditions are met. Those that no
+// route takes come as a leg of the route "", which Deliver declines for now, saying what to add to the configuration.
+func (r *Router) Legs(o envelope.Origin, env envelope.Envelope) []envelope.Leg {
+	return legs(r.table.Load().routes, o, env)
+}
+
+// Deliver makes one try to hand m on by the named route, and returns what that came to. It waits while all connections
+// to the host in turn are in use. When every host is in its pause it returns at once. When ctx ends, it gives up; once a
+// final dot is sent it first waits Timeouts.Grace for the reply.
+func (r *Router) Deliver(ctx context.Context, name string, m envelope.Message) envelope.Attempt {
+	t := r.table.Load()
+	rt := t.byName[name]
+	if rt == nil {
+		return envelope.Attempt{Site: t.noRoute(name, m.Envelope), RetryAt: time.Now().Add(t.retry)}
+	}
+	return rt.deliver(ctx, m)
+}
+
+// noRoute is the failure of mail that has no way out. It waits, since a line in the configuration will mend that.
+func (t *table) noRoute(name string, env envelope.Envelope) *envelope.Failure {
+	f := &envelope.Failure{Scope: envelope.ScopeSite, Stage: stageDial}
+	if name != "" {
+		f.Reason = "there is no [[smarthost]] of the name " + name + " any more; the message takes another route when it " +
+			"is tried again"
+		return f
+	}
+	to := "its recipients"
+	if len(env.Recipients) > 0 {
+		to = env.Recipients[0].Path.String()
+	}
+	f.Reason = "no [[smarthost]] takes mail from " + env.ReversePath.String() + " to " + to + ": add one without " +
+		"senders, recipients and clients, or widen those of one. The message waits"
+	return f
+}
+
+// Concurrency is how many Deliver calls on the named route at once are useful now: one while every host is down.
+func (r *Router) Concurrency(name string) int {
+	rt := r.table.Load().byName[name]
+	if rt == nil {
+		return 1
+	}
+	return rt.concurrency(time.Now())
+}
+
+// ProbeNow ends all pauses: the next Deliver tries each host again.
+func (r *Router) ProbeNow() {
+	for h := range r.table.Load().hosts {
+		h.mu.Lock()
+		h.health.forget()
+		h.mu.Unlock()
+	}
+}
+
+// Close says QUIT to the idle connections and waits for their goodbyes. Deliver gives no more mail to any host; what is
+// under way may finish. When ctx ends first, Close closes whatever is still open and returns ctx's error.
+func (r *Router) Close(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	t := r.table.Load()
+	for h := range t.hosts {
+		h.pool.close()
+	}
+	quiet := make(chan struct{})
+	go func() {
+		r.background.Wait()
+		close(quiet)
+	}()
+	select {
+	case <-quiet:
+		return nil
+	case <-ctx.Done():
+		for h := range t.hosts {
+			h.pool.abort()
+		}
+		<-quiet
+		return errors.Join(errClosed, cmp.Or(context.Cause(ctx), ctx.Err()))
+	}
+}

@@ -1,0 +1,113 @@
+package smarthost
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-sasl"
+
+	"relayd/internal/envelope"
+)
+
+func TestChooseMechanism(t *testing.T) {
+	for _, c := range []struct {
+		wanted, offered, want string
+	}{
+		{"auto", "LOGIN PLAIN", "PLAIN"},
+		{"auto", "CRAM-MD5 LOGIN", "LOGIN"},
+		{"login", "LOGIN PLAIN", "LOGIN"},
+		{"plain", "LOGIN PLAIN", "PLAIN"},
+		{"plain", "LOGIN", ""},
+		{"auto", "NTLM", ""},
+		{"auto", "", ""},
+	} {
+		m, err := chooseMechanism(c.wanted, strings.Fields(c.offered))
+		if m.name != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%s of %q: got %q, %v", c.wanted, c.offered, m.name, err)
+		}
+	}
+}
+
+// exchange runs an AUTH exchange against a script of the host's part.
+func exchange(t *testing.T, client sasl.Client, script ...string) (envelope.Reply, error) {
+	t.Helper()
+	here, there := net.Pipe()
+	done := make(chan error)
+	go func() { done <- play(there, append(script, "close")) }()
+	c := newConn(here, Timeouts{Command: 5 * time.Second, Block: 5 * time.Second}.orDefaults())
+	reply, err := c.authenticate(client)
+	c.close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	return reply, err
+}
+
+func TestAuthenticate(t *testing.T) {
+	plain := sasl.NewPlainClient("", "me", "pw")
+	if r, err := exchange(t, plain, "C: AUTH PLAIN AG1lAHB3", "S: 235 ok"); err != nil || r.Code != 235 {
+		t.Error(r, err)
+	}
+	// RFC 4954 section 4: a command line has no more than 512 octets, so that a long response waits to be asked for.
+	long := strings.Repeat("x", 400)
+	r, err := exchange(t, sasl.NewPlainClient("", "me", long), "C: AUTH PLAIN", "S: 334 ", "C: "+b64("\x00me\x00"+long), "S: 235 ok")
+	if err != nil || r.Code != 235 {
+		t.Error(r, err)
+	}
+	if r, err := exchange(t, sasl.NewExternalClient(""), "C: AUTH EXTERNAL =", "S: 504 no"); err != nil || r.Code != 504 {
+		t.Error(r, err)
+	}
+	// PLAIN has nothing more to say: the exchange is given up, not guessed on.
+	_, err = exchange(t, plain, "C: AUTH PLAIN AG1lAHB3", "S: 334 "+b64("more?"), "C: *", "S: 501 cancelled")
+	if !errors.Is(err, sasl.ErrUnexpectedServerChallenge) {
+		t.Error(err)
+	}
+}
+
+func TestAuthenticate_LoginAnswersByOrderAndNoMoreThanTwice(t *testing.T) {
+	for _, prompts := range [][2]string{
+		{"VXNlcm5hbWU6", "UGFzc3dvcmQ6"}, {b64("Password:"), b64("Username:")}, {"", ""}, {"!", "?"}, {"VXNlcm5hbWU6=", "x y"},
+	} {
+		login := &loginClient{credentials: credentials{"me", "pw"}}
+		r, err := exchange(t, login, "C: AUTH LOGIN", "S: 334 "+prompts[0], "C: bWU=", "S: 334 "+prompts[1], "C: cHc=", "S: 235 ok")
+		if err != nil || r.Code != 235 {
+			t.Error(prompts, r, err)
+		}
+	}
+	login := &loginClient{credentials: credentials{"me", ""}}
+	_, err := exchange(t, login, "C: AUTH LOGIN", "S: 334 a", "C: bWU=", "S: 334 b", "C: ", "S: 334 c", "C: *", "S: 501 cancelled")
+	if !errors.Is(err, sasl.ErrUnexpectedServerChallenge) {
+		t.Error(err)
+	}
+}
+
+// chatter answers every challenge.
+type chatter struct{}
+
+func (chatter) Start() (string, []byte, error)         { return "X", nil, nil }
+func (chatter) Next([]byte) (response []byte, e error) { return []byte("a"), nil }
+
+func TestAuthenticate_EndlessExchangeIsGivenUp(t *testing.T) {
+	script := []string{"C: AUTH X"}
+	for range maxChallenges {
+		script = append(script, "S: 334 ", "C: YQ==")
+	}
+	script = append(script, "S: 334 ", "C: *", "S: 501 cancelled")
+	if _, err := exchange(t, chatter{}, script...); !errors.Is(err, errChallenges) {
+		t.Error(err)
+	}
+}
+
+func TestRouteAndCredentials_PrintWithoutThePassword(t *testing.T) {
+	r := Route{Name: "isp", Username: "me", Password: "geheim99"}
+	c := credentials{"me", "geheim99"}
+	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+		if s := fmt.Sprintf(format+format+format, r, c, []any{r, c}); contains(s, "geheim99") {
+			t.Errorf("%s prints %s", format, s)
+		}
+	}
+}
