@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"relayd/internal/control"
+	"relayd/queue"
+)
+
+func (a *app) queueListCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:        "list",
+		Aliases:    []string{"ls"},
+		SuggestFor: []string{"mailq"},
+		Short:      "List the messages in the queue, oldest first",
+		Long: `One line for each message, oldest first:
+
+  ID          what the other commands want
+  AGE         since relayd took it
+  SIZE        of the content
+  SENDER      the reverse-path; <> for a report, which has none
+  RECIPIENTS  one that still waits, and how many more there are
+  STATE       active, deferred or held
+  NEXT        when it is tried again; "now" when it only waits for its turn
+  ATTEMPTS    tries so far; those on which no smarthost could be used do not count
+  LAST ERROR  what the smarthost said last, or why it could not be asked
+
+On a terminal, lines are cut to its width; "queue show ID" has the whole words. In a
+file or pipe nothing is cut but the last error, at 80 columns.
+
+With --json it is an array of objects with id, state, reverse_path, recipients
+(address, status, attempts, last_reply), size in octets, received_at, next_attempt
+(left out while held), attempts, last_error and smarthost; times are RFC 3339. An
+empty queue is [].`,
+		Example: `  relayctl queue list
+  relayctl queue list --json | jq -r '.[] | select(.state == "held") | .id'`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			src, err := a.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer src.Close()
+			if asJSON {
+				return a.listJSON(cmd.Context(), src)
+			}
+			return a.listTable(cmd.Context(), src)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array, for programs")
+	return cmd
+}
+
+func (a *app) listJSON(ctx context.Context, src source) error {
+	array := &jsonArray{w: a.out}
+	for e, err := range src.All(ctx) {
+		if err != nil {
+			return err
+		}
+		if err := array.add(e); err != nil {
+			return err
+		}
+	}
+	return array.end()
+}
+
+func (a *app) listTable(ctx context.Context, src source) error {
+	columns := 0
+	if term, ok := terminalOf(a.out); ok {
+		columns = term.columns
+	}
+	t := newTable(a.out, listColumns(columns > 0)...)
+	now := time.Now()
+	var rows [][]string
+	var total int
+	var octets int64
+	flush := func() error {
+		if len(rows) == 0 {
+			return nil
+		}
+		if columns > 0 {
+			fit(t, rows, columns)
+		}
+		err := t.write(rows)
+		rows = rows[:0]
+		return err
+	}
+	for e, err := range src.All(ctx) {
+		if err != nil {
+			return err
+		}
+		rows, total, octets = append(rows, listRow(e, now)), total+1, octets+e.Size
+		if len(rows) < control.MaxPage {
+			continue
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	if total == 0 {
+		_, err := fmt.Fprintln(a.out, "The queue is empty.")
+		return err
+	}
+	_, err := fmt.Fprintf(a.out, "\n%s, %s.\n", messages(total), size(octets))
+	return err
+}
+
+// Places of columns in the table.
+const (
+	columnSender     = 3
+	columnRecipients = 4
+	columnError      = 8
+
+	mostAddress   = 34
+	leastAddress  = 16
+	leastError    = 24
+	mostErrorPipe = 80
+)
+
+func listColumns(terminal bool) []column {
+	columns := []column{
+		{head: "ID"}, {head: "AGE", right: true}, {head: "SIZE", right: true}, {head: "SENDER"},
+		{head: "RECIPIENTS", tail: true}, {head: "STATE"}, {head: "NEXT"}, {head: "ATTEMPTS", right: true},
+		{head: "LAST ERROR", most: mostErrorPipe},
+	}
+	if terminal {
+		columns[columnSender].most, columns[columnRecipients].most = mostAddress, mostAddress
+	}
+	return columns
+}
+
+// fit makes the lines of t, with rows in it, as wide as the terminal: the last error gives way first, then the
+// addresses. On a terminal too narrow even for that, lines run on.
+func fit(t *table, rows [][]string, terminal int) {
+	widths := make([]int, len(t.columns))
+	for i, c := range t.columns {
+		widths[i] = max(t.widths[i], width(c.head))
+		for _, row := range rows {
+			w := width(row[i])
+			if c.most > 0 {
+				w = min(w, c.most)
+			}
+			widths[i] = max(widths[i], w)
+		}
+	}
+	room := terminal - 2*(len(widths)-1)
+	for i, w := range widths {
+		if i != columnError {
+			room -= w
+		}
+	}
+	for _, i := range []int{columnRecipients, columnSender} {
+		if give := min(leastError-room, widths[i]-leastAddress); give > 0 {
+			t.columns[i].most, t.widths[i], room = widths[i]-give, 0, room+give
+		}
+	}
+	t.columns[columnError].most = max(room, leastError)
+}
+
+func listRow(e queue.Entry, now time.Time) []string {
+	sender := clean(string(e.ReversePath))
+	if e.ReversePath.IsNull() {
+		sender = "<>"
+	}
+	return []string{
+		clean(e.ID), span(now.Sub(e.ReceivedAt)), size(e.Size), sender, recipients(e.Recipients),
+		clean(e.State), next(e, now), strconv.Itoa(e.Attempts), clean(e.LastError),
+	}
+}
+
+// next says when a message is tried again.
+func next(e queue.Entry, now time.Time) string {
+	switch {
+	case e.State == queue.StateHeld, e.NextAttempt.IsZero() && e.State != queue.StateActive:
+		return "-"
+	case !e.NextAttempt.After(now):
+		return "now"
+	}
+	return "in " + span(e.NextAttempt.Sub(now))
+}

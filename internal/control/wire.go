@@ -1,0 +1,124 @@
+package control
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"relayd/queue"
+	"relayd/smarthost"
+)
+
+// MaxPage is the most entries that one page of the queue holds, and the size of a page when none is asked for.
+const MaxPage = 1000
+
+// Page is a part of the queue, in order of ids.
+type Page struct {
+	Entries []queue.Entry `json:"entries"`
+	// Next is what to ask for with after to get the following page; empty on the last one.
+	Next string `json:"next,omitempty"`
+}
+
+// Request asks for an action on the messages named, or on all of the queue.
+type Request struct {
+	Action queue.Action `json:"action"`
+	IDs    []string     `json:"ids,omitempty"`
+	All    bool         `json:"all,omitempty"`
+}
+
+// Result is what an action came to. IDs are those it was done to; it is left out for an action on all.
+type Result struct {
+	Action queue.Action `json:"action"`
+	Done   int          `json:"done"`
+	IDs    []string     `json:"ids,omitempty"`
+}
+
+// Status is the daemon's state as an operator sees it.
+type Status struct {
+	// Running is false when no daemon answered and the rest was read from its store.
+	Running  bool         `json:"running"`
+	Version  string       `json:"version,omitempty"`
+	Hostname string       `json:"hostname,omitempty"`
+	Started  time.Time    `json:"started,omitzero"`
+	Queue    queue.Counts `json:"queue"`
+	// OldestAge is the age of the oldest message in seconds; 0 when the queue is empty.
+	OldestAge int64                   `json:"oldest_age_seconds"`
+	Routes    []smarthost.RouteStatus `json:"routes"`
+	// Paused says why the relay as a whole takes no mail or hands none on; empty while it does.
+	Paused []string `json:"paused"`
+	// Problems are what needs somebody's attention, in words: Paused, what is wrong with the routes, damaged messages, and
+	// that no daemon is running.
+	Problems []string `json:"problems"`
+}
+
+// Judge fills in what follows from the rest of s: OldestAge, Problems, and empty lists in place of none.
+func (s *Status) Judge(now time.Time) {
+	s.OldestAge, s.Problems = 0, []string{}
+	if !s.Queue.Oldest.IsZero() {
+		s.OldestAge = max(0, int64(now.Sub(s.Queue.Oldest).Seconds()))
+	}
+	if s.Routes == nil {
+		s.Routes = []smarthost.RouteStatus{}
+	}
+	if s.Paused == nil {
+		s.Paused = []string{}
+	}
+	if !s.Running {
+		s.Problems = append(s.Problems, "relayd is not running: no mail is taken or handed on")
+	}
+	s.Problems = append(append(s.Problems, s.Paused...), routeProblems(s.Routes)...)
+	if n := s.Queue.Quarantined; n > 0 {
+		s.Problems = append(s.Problems, fmt.Sprintf("damaged messages set aside in quarantine, which are not delivered: %d; "+
+			"the log of relayd names them", n))
+	}
+}
+
+// routeProblems says what an operator has to look at: each host whose login is refused or whose TLS fails, since
+// neither heals by itself, and each route none of whose hosts can be used, with the reason for each. A host that is down
+// while another of its route works is what the list of hosts is for.
+func routeProblems(routes []smarthost.RouteStatus) []string {
+	var problems []string
+	for _, r := range routes {
+		usable := slices.ContainsFunc(r.Hosts, func(h smarthost.HostStatus) bool { return hostTrouble(h.State) == "" })
+		if !usable && len(r.Hosts) > 1 {
+			problems = append(problems, fmt.Sprintf("route %q: none of its hosts can be used, its mail waits", r.Name))
+		}
+		for _, h := range r.Hosts {
+			if trouble := hostTrouble(h.State); trouble != "" && (!usable || h.State != smarthost.StateDown) {
+				problems = append(problems, fmt.Sprintf("route %q: %s %s: %s", r.Name, h.Address, trouble, Why(h)))
+			}
+		}
+	}
+	return problems
+}
+
+// hostTrouble says in words what state a host is in, or "" when it can be used as far as is known.
+func hostTrouble(state smarthost.State) string {
+	switch state {
+	case smarthost.StateLoginRefused:
+		return "refuses the login"
+	case smarthost.StateTLSFailed:
+		return "fails at TLS"
+	case smarthost.StateDown:
+		return "is down"
+	}
+	return ""
+}
+
+// Why returns the host's trouble in words that follow its address, or failing these the peer's words.
+func Why(h smarthost.HostStatus) string {
+	switch {
+	case h.Problem != "":
+		return strings.TrimPrefix(h.Problem, h.Address+" ")
+	case h.LastReply != "":
+		return h.LastReply
+	}
+	return "no reason is known"
+}
+
+// errorBody is what travels with every status code but 200.
+type errorBody struct {
+	Error string   `json:"error"`
+	IDs   []string `json:"ids,omitempty"`
+}
