@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"relayd/internal/config"
+	"relayd/internal/control"
+	"relayd/queue"
+	"relayd/relay"
+	"relayd/smarthost"
+)
+
+// How long a stop waits: for clients to end their transactions, then for attempts under way. Together they are less
+// than the 90 s after which systemd would kill.
+const (
+	sessionGrace  = 20 * time.Second
+	deliveryGrace = 30 * time.Second
+)
+
+// daemon is the rooms of the relay, joined.
+type daemon struct {
+	path   string
+	log    *slog.Logger
+	level  *slog.LevelVar
+	config atomic.Pointer[config.Config]
+	router *smarthost.Router
+	queue  *queue.Queue
+	relay  *relay.Server
+	api    *control.Server
+}
+
+// start reads the configuration and brings the rooms up: the queue first, so that nothing is taken that cannot be
+// kept, and the listeners last. On an error what was up is down again.
+func start(path string, stderr io.Writer) (d *daemon, err error) {
+	cfg, warnings, err := config.Load(path)
+	if err != nil {
+		return nil, fmt.Errorf("the configuration is not usable:\n%w", err)
+	}
+	d = &daemon{path: path, level: new(slog.LevelVar)}
+	d.log = newLogger(cfg.Log, d.level, stderr)
+	d.warn(warnings)
+	d.config.Store(cfg)
+	if d.router, err = smarthost.New(routerOptions(cfg, d.log)); err != nil {
+		return nil, err
+	}
+	d.queue, err = queue.Open(queue.Options{
+		Dir: cfg.DataDir, Hostname: cfg.Hostname, Transport: d.router, Policy: queuePolicy(cfg.Queue), Log: d.log})
+	if err != nil {
+		return nil, errors.Join(err, d.router.Close(context.Background()))
+	}
+	d.queue.Start()
+	d.api = control.NewServer(control.Options{
+		Queue: d.queue, Log: d.log, Version: buildVersion(), Started: time.Now(),
+		Smarthost: d.router.Status,
+		Probe:     d.probe,
+		Hostname:  func() string { return d.config.Load().Hostname },
+	})
+	if d.relay, err = relay.New(relayOptions(cfg, d.queue, d.log)); err == nil {
+		if err = d.api.Start(cfg.ControlSocket); err == nil {
+			err = d.relay.Start()
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, d.closeRooms())
+	}
+	d.log.Info("relayd is up", "version", buildVersion(), "config", cfg.File, "listening", d.listening(), "routes", routeNames(cfg))
+	return d, nil
+}
+
+func (d *daemon) warn(warnings []config.Warning) {
+	for _, w := range warnings {
+		d.log.Warn("configuration", "warning", w.String())
+	}
+}
+
+func (d *daemon) listening() string {
+	var addrs []string
+	for _, a := range d.relay.Addrs() {
+		addrs = append(addrs, a.String())
+	}
+	return strings.Join(addrs, " ")
+}
+
+func routeNames(c *config.Config) string {
+	var names []string
+	for _, s := range c.Smarthosts {
+		names = append(names, s.Name)
+	}
+	return strings.Join(names, " ")
+}
+
+// probe forgets the pauses of hosts that were left alone: an operator asked for a retry.
+func (d *daemon) probe() {
+	d.router.ProbeNow()
+	d.queue.Retry()
+}
+
+// reload reads the configuration again. A bad one changes nothing.
+func (d *daemon) reload() {
+	cfg, warnings, err := config.Load(d.path)
+	if err != nil {
+		var faults config.Faults
+		if errors.As(err, &faults) {
+			for _, f := range faults {
+				d.log.Error("configuration", "fault", f.String())
+			}
+		} else {
+			d.log.Error("configuration", "fault", err.Error())
+		}
+		d.log.Error("the configuration was not reloaded; the old one stays in force", "config", d.path)
+		return
+	}
+	if err := d.apply(cfg); err != nil {
+		d.log.Error("the configuration was not reloaded; the old one stays in force", "config", d.path, "error", err)
+		return
+	}
+	d.warn(warnings)
+	d.log.Info("the configuration was reloaded", "config", cfg.File, "listening", d.listening(), "routes", routeNames(cfg))
+}
+
+// apply puts cfg in force, or changes nothing and returns an error. Every host is tried anew then: the change may be
+// what it took.
+func (d *daemon) apply(cfg *config.Config) error {
+	old := d.config.Load()
+	if err := d.router.Reconfigure(routerOptions(cfg, d.log)); err != nil {
+		return err
+	}
+	if err := d.relay.Reconfigure(relayOptions(cfg, d.queue, d.log)); err != nil {
+		return errors.Join(err, d.router.Reconfigure(routerOptions(old, d.log)))
+	}
+	for _, c := range []struct{ key, old, new string }{
+		{"data_dir", old.DataDir, cfg.DataDir}, {"control_socket", old.ControlSocket, cfg.ControlSocket}, {"log.format", old.Log.Format, cfg.Log.Format},
+	} {
+		if c.old != c.new {
+			d.log.Warn("this key takes effect at the next start", "key", c.key, "now", c.old, "then", c.new)
+		}
+	}
+	d.level.Set(cfg.Log.Level)
+	d.config.Store(cfg)
+	d.router.ProbeNow()
+	d.queue.Configure(d.router, cfg.Hostname, queuePolicy(cfg.Queue))
+	return nil
+}
+
+// stop takes no more mail, lets what is under way end for a bounded time, and closes the store.
+func (d *daemon) stop() error {
+	d.log.Info("relayd is stopping")
+	err := d.closeRooms()
+	if err != nil {
+		d.log.Error("relayd has stopped with an error", "error", err)
+		return err
+	}
+	d.log.Info("relayd has stopped")
+	return nil
+}
+
+func (d *daemon) closeRooms() error {
+	var errs []error
+	within := func(limit time.Duration, closeRoom func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		errs = append(errs, closeRoom(ctx))
+	}
+	if d.relay != nil {
+		within(sessionGrace, func(ctx context.Context) error {
+			if err := d.relay.Shutdown(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+				return err
+			}
+			return nil // sessions that were cut off got no 250
+		})
+	}
+	within(time.Second, d.api.Close)
+	within(deliveryGrace, d.queue.Close)
+	within(time.Second, func(ctx context.Context) error {
+		if err := d.router.Close(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		return nil
+	})
+	return errors.Join(errs...)
+}

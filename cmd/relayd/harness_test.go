@@ -1,0 +1,279 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/smtp"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"relayd/internal/control"
+	"relayd/internal/sandbox"
+)
+
+// The tests run the daemon as a process: the test binary itself, started again with this variable set.
+const asDaemon = "RELAYD_TEST_RUN_AS_DAEMON"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asDaemon) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+const testPassword = "correct horse battery staple"
+
+// site is a folder with a configuration, and the daemon that runs there.
+type site struct {
+	t      *testing.T
+	dir    string
+	config string
+	relay  *process
+}
+
+func newSite(t *testing.T) *site {
+	s := &site{t: t, dir: t.TempDir()}
+	s.config = filepath.Join(s.dir, "relayd.toml")
+	s.write("isp.password", testPassword+"\n", 0o600)
+	return s
+}
+
+func (s *site) write(name, text string, mode os.FileMode) {
+	s.t.Helper()
+	if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), mode); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// configure writes a configuration with a listener on a free port and short retries before what smarthosts says.
+func (s *site) configure(smarthosts string) {
+	s.t.Helper()
+	s.write("relayd.toml", fmt.Sprintf(`
+hostname = "relay.example"
+data_dir = "data"
+trusted_networks = ["192.168.1.0/24"]
+[log]
+level = "debug"
+[[listener]]
+address = "127.0.0.1:0"
+[queue]
+retry_min = "100ms"
+retry_max = "500ms"
+min_free = "1MB"
+%s`, smarthosts), 0o600)
+}
+
+// route is a [[smarthost]] table for hosts that demand STARTTLS and a login.
+func route(ca string, hosts ...string) string {
+	quoted := make([]string, len(hosts))
+	for i, h := range hosts {
+		quoted[i] = strconv.Quote(h)
+	}
+	return fmt.Sprintf(`
+[[smarthost]]
+hosts = [%s]
+username = "me@isp.example"
+password_file = "isp.password"
+ca_file = %q
+`, strings.Join(quoted, ", "), ca)
+}
+
+func (s *site) smarthost(o sandbox.Options) *sandbox.Server {
+	s.t.Helper()
+	o.Username, o.Password = "me@isp.example", testPassword
+	sb, err := sandbox.Start(o)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { sb.Close() })
+	return sb
+}
+
+// process is a running daemon.
+type process struct {
+	t    *testing.T
+	cmd  *exec.Cmd
+	log  *logFile
+	addr string
+	done chan struct{}
+	err  error
+}
+
+// start runs the daemon and waits until it listens.
+func (s *site) start() *process {
+	s.t.Helper()
+	p := s.launch()
+	s.relay = p
+	p.addr = p.waitFor(`msg="relayd is up".* listening="?([^ "]+)`)[1]
+	return p
+}
+
+func (s *site) launch() *process {
+	s.t.Helper()
+	p := &process{t: s.t, log: &logFile{}, done: make(chan struct{})}
+	p.cmd = exec.Command(os.Args[0], "--config", s.config)
+	p.cmd.Env = append(os.Environ(), asDaemon+"=1")
+	p.cmd.Stderr = p.log
+	if err := p.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	go func() { p.err = p.cmd.Wait(); close(p.done) }()
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			s.t.Logf("log of the daemon:\n%s", p.log)
+		}
+		p.kill()
+	})
+	return p
+}
+
+func (p *process) signal(sig syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(sig); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *process) kill() {
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Error(err)
+	}
+	<-p.done
+}
+
+// wait returns how the process ended.
+func (p *process) wait() error {
+	p.t.Helper()
+	select {
+	case <-p.done:
+		return p.err
+	case <-time.After(60 * time.Second):
+		p.t.Fatal("the daemon does not end")
+		return nil
+	}
+}
+
+// waitFor waits until the log matches, and returns the submatches.
+func (p *process) waitFor(pattern string) []string {
+	p.t.Helper()
+	re := regexp.MustCompile(pattern)
+	deadline := time.After(30 * time.Second)
+	for {
+		if m := re.FindStringSubmatch(p.log.String()); m != nil {
+			return m
+		}
+		select {
+		case <-p.done:
+			if m := re.FindStringSubmatch(p.log.String()); m != nil {
+				return m
+			}
+			p.t.Fatalf("the daemon ended (%v) before its log had %q", p.err, pattern)
+		case <-deadline:
+			p.t.Fatalf("the log never had %q", pattern)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+type logFile struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logFile) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logFile) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// submit hands one message to the daemon as a mail server on the LAN would. A nil error means that it got its 250.
+func (p *process) submit(from string, body string, to ...string) error {
+	c, err := smtp.Dial(p.addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return submitOn(c, from, body, to...)
+}
+
+func submitOn(c *smtp.Client, from, body string, to ...string) error {
+	if err := c.Mail(from); err != nil {
+		return err
+	}
+	for _, rcpt := range to {
+		if err := c.Rcpt(rcpt); err != nil {
+			return err
+		}
+	}
+	w, err := c.Data()
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write([]byte(body)); err != nil {
+		return err
+	}
+	return w.Close()
+}
+
+func (p *process) mustSubmit(to ...string) {
+	p.t.Helper()
+	if err := p.submit("sender@lan.example", "Subject: test\r\n\r\nbody\r\n", to...); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// arrive waits until sb has n messages.
+func arrive(t *testing.T, sb *sandbox.Server, n int) []sandbox.Message {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	got, err := sb.Wait(ctx, n)
+	if err != nil {
+		t.Fatalf("%d of %d messages arrived: %v", len(got), n, err)
+	}
+	return got
+}
+
+// status asks the daemon's control socket.
+func (s *site) status() control.Status {
+	s.t.Helper()
+	c, err := control.Dial(context.Background(), filepath.Join(s.dir, "data", "control.sock"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer c.Close()
+	st, err := c.Status(context.Background())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return st
+}
+
+// until polls cond.
+func until(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !cond() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited 30 s for: %s", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

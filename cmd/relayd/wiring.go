@@ -1,0 +1,83 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"relayd/internal/config"
+	"relayd/internal/envelope"
+	"relayd/queue"
+	"relayd/relay"
+	"relayd/smarthost"
+)
+
+// This file maps the configuration onto the options of the rooms, which do not know it.
+
+func newLogger(c config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {
+	level.Set(c.Level)
+	opts := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+func queuePolicy(c config.Queue) queue.Policy {
+	return queue.Policy{
+		RetryMin: c.RetryMin, RetryMax: c.RetryMax, MaxAge: c.MaxAge,
+		MaxMessages: c.MaxMessages, MaxBytes: c.MaxBytes, MinFree: c.MinFree, History: c.History,
+	}
+}
+
+// A host that cannot be reached is probed more often than a message is retried, because a probe costs nobody
+// anything and the whole queue waits for it. A refused login is probed like a message, with growing pauses, so that
+// the provider does not lock the account.
+const (
+	probeMin = 5 * time.Second
+	probeMax = time.Minute
+)
+
+func routerOptions(c *config.Config, log *slog.Logger) smarthost.Options {
+	o := smarthost.Options{
+		Hostname: c.Hostname, Log: log,
+		ProbeMin: min(probeMin, c.Queue.RetryMin), ProbeMax: min(probeMax, c.Queue.RetryMax),
+		AuthProbeMin: min(smarthost.DefaultAuthProbeMin, c.Queue.RetryMin), AuthProbeMax: c.Queue.RetryMax,
+	}
+	for _, s := range c.Smarthosts {
+		o.Routes = append(o.Routes, smarthost.Route{
+			Name: s.Name, Hosts: s.Hosts, TLS: smarthost.Mode(s.TLS), MinTLS: s.MinTLS, RootCAs: s.RootCAs,
+			Auth: s.Auth, Username: s.Username, Password: s.Password.Reveal(), MaxConnections: s.MaxConnections,
+			Senders: s.Senders, Recipients: s.Recipients, Clients: s.Clients,
+		})
+	}
+	return o
+}
+
+func relayOptions(c *config.Config, q *queue.Queue, log *slog.Logger) relay.Options {
+	o := relay.Options{
+		Hostname: c.Hostname, Log: log, Trusted: c.TrustedNetworks,
+		TrustHint: fmt.Sprintf("trusted_networks in %s", c.File),
+		Begin: func(env envelope.Envelope, origin envelope.Origin) (relay.Writer, error) {
+			w, err := q.Begin(env, origin)
+			if err != nil {
+				return nil, err
+			}
+			return w, nil
+		},
+	}
+	for _, l := range c.Listeners {
+		rl := relay.Listener{
+			Address: l.Address, TLS: relay.Mode(l.TLS),
+			MaxConnections: l.MaxConnections, MaxConnectionsPerClient: l.MaxConnectionsPerClient,
+			MaxMessageSize: l.MaxMessageSize, MaxRecipients: l.MaxRecipients,
+		}
+		if len(l.Certificates) > 0 {
+			rl.TLSConfig = &tls.Config{Certificates: l.Certificates, MinVersion: l.MinTLS}
+		}
+		o.Listeners = append(o.Listeners, rl)
+	}
+	return o
+}
