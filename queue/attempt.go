@@ -110,15 +110,18 @@ func (q *Queue) deliver(r *record, indexes []int, route string, content *content
 		ID: r.ID.String(), Envelope: r.pick(indexes), Origin: r.Origin, Size: r.Size, Open: content.open})
 }
 
-// settle records what an attempt came to: the outcome and the report that it may call for are one commit.
+// settle records what an attempt came to: the outcome and the reports that it calls for are one commit.
 func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.Attempt, route string, from *content) {
-	v := settle(r, indexes, a, *q.policy.Load(), q.now())
-	main := &change{id: r.ID, oldSlot: sl, hasOld: true}
-	changes := []*change{main}
-	report, reportBody := q.report(v, r, a, from)
-	if report != nil {
-		changes = append(changes, &change{id: report.ID, put: report, body: reportBody, newSlot: q.slotOf(report), hasNew: true})
+	p, now := *q.policy.Load(), q.now()
+	v := settle(r, indexes, a, p, now)
+	var reports []*report
+	for _, n := range v.notices(a, p, now) {
+		reports = append(reports, q.report(&v, n, a.Host, from))
 	}
+	if rep := q.toPostmaster(&v, a.Host, from); rep != nil {
+		reports = append(reports, rep)
+	}
+	main := &change{id: r.ID, oldSlot: sl, hasOld: true}
 	_, waits := v.record.next()
 	if waits {
 		main.put, main.hasNew = v.record, true
@@ -127,19 +130,22 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		v.record.Gone = true
 		main.remove, main.history = true, v.record
 	}
+	changes := []*change{main}
+	for _, rep := range reports {
+		changes = append(changes, rep.change())
+	}
 	q.committer.submit(&request{changes: changes, keep: true, done: func(err error) {
 		if err != nil {
 			// Only a queue that is closing refuses: the message is on disk as it was before this attempt.
 			q.log.Warn("an outcome could not be recorded; the message will be tried again", "queue_id", r.ID.String(), "error", err)
 			return
 		}
-		q.logVerdict(v, report)
+		q.logVerdict(&v)
+		q.logUnreported(&v, len(reports) > 0)
 		if !waits && r.Spooled {
 			q.removeSpooled(r.ID)
 		}
-		if report != nil {
-			q.scheduler.add(changes[1].newSlot, q.cache.keep(report, reportBody))
-		}
+		q.takeOver(r.ID, reports)
 		q.scheduler.post(func() {
 			q.scheduler.opened(route)
 			q.scheduler.dropCache(it)
@@ -285,14 +291,13 @@ func (r *checkedReader) Read(p []byte) (int, error) {
 }
 
 // logVerdict writes a line for each event of an attempt.
-func (q *Queue) logVerdict(v verdict, report *record) {
-	id := v.record.ID.String()
+func (q *Queue) logVerdict(v *verdict) {
 	for _, e := range v.events {
 		level := slog.LevelInfo
 		if e.What == "failed" {
 			level = slog.LevelWarn
 		}
-		attrs := []slog.Attr{slog.String("queue_id", id), slog.String("host", e.Host),
+		attrs := []slog.Attr{slog.String("queue_id", v.record.ID.String()), slog.String("host", e.Host),
 			slog.String("from", v.record.Envelope.ReversePath.String()), slog.String("to", strings.Join(e.Recipients, " ")),
 			slog.String("reply", e.Words), slog.Int("attempt", v.record.Attempts),
 			slog.Duration("age", e.At.Sub(v.record.ReceivedAt).Round(time.Millisecond))}
@@ -302,15 +307,16 @@ func (q *Queue) logVerdict(v verdict, report *record) {
 		}
 		q.log.LogAttrs(context.Background(), level, e.What, attrs...)
 	}
+}
+
+// logUnreported says that recipients have failed and nobody is told: the log is then the only place that knows.
+func (q *Queue) logUnreported(v *verdict, reported bool) {
 	switch {
-	case report != nil:
-		q.log.LogAttrs(context.Background(), slog.LevelInfo, "reported", slog.String("queue_id", id),
-			slog.String("report_id", report.ID.String()), slog.String("to", report.Envelope.Recipients[0].Path.String()))
-	case len(v.failed) > 0 && v.record.Report:
-		q.log.LogAttrs(context.Background(), slog.LevelError, "a report could not be delivered; its recipient will not hear of the failure",
-			slog.String("queue_id", id))
-	case len(v.failed) > 0:
-		q.log.LogAttrs(context.Background(), slog.LevelWarn, "not reported: the sender is null or asked for no report",
-			slog.String("queue_id", id))
+	case len(v.failed) == 0 || reported:
+	case v.record.Report:
+		q.unreported.Add(1)
+		q.log.Error("a report could not be delivered; its recipient will not hear of the failure", "queue_id", v.record.ID.String())
+	default:
+		q.log.Warn("not reported: the sender is null or asked for no report", "queue_id", v.record.ID.String())
 	}
 }

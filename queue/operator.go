@@ -107,66 +107,90 @@ func (q *Queue) operatePending(it *item, actions []Action) {
 	})
 }
 
+// operation is what actions make of one claimed item.
+type operation struct {
+	change  *change // nil when there is nothing to change
+	reports []*report
+	finish  func() // gives the item back, on the scheduler's goroutine
+}
+
 // operate changes claimed items and gives them back.
 func (q *Queue) operate(items []*item, actions []Action) error {
-	changes := make([]*change, 0, len(items))
-	finish := make([]func(), 0, len(items))
+	var changes []*change
+	var ops []operation
 	var failed error
 	for _, it := range items {
-		ch, f, err := q.operateOne(it, actions)
+		op, err := q.operateOne(it, actions)
 		if err != nil {
 			failed = errors.Join(failed, err)
-			f = func() { q.scheduler.finishWait(it, it.slot) }
-		} else if ch != nil {
-			changes = append(changes, ch)
+			op = operation{finish: func() { q.scheduler.finishWait(it, it.slot) }}
 		}
-		finish = append(finish, f)
+		ops = append(ops, op)
+		if op.change != nil {
+			changes = append(changes, op.change)
+		}
+		for _, rep := range op.reports {
+			changes = append(changes, rep.change())
+		}
 	}
 	if len(changes) > 0 {
 		if err := q.committer.commit(true, changes...); err != nil {
 			return err
 		}
 	}
-	for _, ch := range changes {
-		if ch.remove && ch.history.Spooled {
-			q.removeSpooled(ch.id)
+	for _, op := range ops {
+		if op.change == nil {
+			continue
 		}
+		if op.change.remove && op.change.history.Spooled {
+			q.removeSpooled(op.change.id)
+		}
+		q.takeOver(op.change.id, op.reports)
 	}
 	q.scheduler.post(func() {
-		for _, f := range finish {
-			f()
+		for _, op := range ops {
+			op.finish()
 		}
 	})
 	return failed
 }
 
-func (q *Queue) operateOne(it *item, actions []Action) (*change, func(), error) {
+func (q *Queue) operateOne(it *item, actions []Action) (operation, error) {
 	var r *record
 	err := q.retryRead(func(s *store) (err error) { r, err = s.record(it.slot.ID); return err })
 	if err != nil {
-		return nil, nil, err
+		return operation{}, err
 	}
 	now := q.now()
+	op := operation{finish: func() { q.scheduler.finishWait(it, it.slot) }}
 	ch := &change{id: r.ID, oldSlot: it.slot, hasOld: true}
 	for _, a := range actions {
+		if a == actionWarn {
+			if rep := q.warn(r); rep != nil {
+				op.reports, op.change = append(op.reports, rep), ch
+			}
+			continue
+		}
 		what := act(r, a, now)
 		if what == "" {
 			continue
 		}
+		op.change = ch
 		r.note(Event{At: now, What: what, Words: "by an operator"})
 		q.log.LogAttrs(context.Background(), slog.LevelInfo, what, slog.String("queue_id", r.ID.String()))
 		if a == ActionDelete {
 			r.Gone = true
 			ch.remove, ch.history = true, r
-			return ch, func() { q.scheduler.finishGone(it) }, nil
+			op.finish = func() { q.scheduler.finishGone(it) }
+			return op, nil
 		}
-		ch.put = r
 	}
-	if ch.put == nil {
-		return nil, func() { q.scheduler.finishWait(it, it.slot) }, nil
+	if op.change == nil {
+		return op, nil
 	}
-	ch.newSlot, ch.hasNew = q.slotOf(r), true
-	return ch, func() { q.scheduler.dropCache(it); q.scheduler.finishWait(it, ch.newSlot) }, nil
+	ch.put, ch.newSlot, ch.hasNew = r, q.slotOf(r), true
+	op.finish = func() { q.scheduler.dropCache(it); q.scheduler.finishWait(it, ch.newSlot) }
+	return op, nil
 }
 
 // act changes r as an operator asked and returns the event's name, or "" when there is nothing to change.
@@ -248,7 +272,7 @@ func (q *Queue) Body(id string) (io.ReadCloser, error) {
 
 // Counts sums the queue up.
 func (q *Queue) Counts() Counts {
-	c := Counts{Quarantined: int(q.quarantined.Load()), Bytes: q.bytes.Load()}
+	c := Counts{Quarantined: int(q.quarantined.Load()), Bytes: q.bytes.Load(), Unreported: q.unreported.Load()}
 	q.scheduler.do(func() {
 		s, now := q.scheduler, q.scheduler.clock()
 		c.Active, c.Held, c.Deferred = s.busy, s.held, len(s.waiting)

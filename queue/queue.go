@@ -38,6 +38,7 @@ type Queue struct {
 	pending     atomic.Int64 // messages that are arriving
 	bytes       atomic.Int64 // of content in the queue
 	quarantined atomic.Int64
+	unreported  atomic.Int64 // reports that could not be delivered
 	closing     atomic.Bool
 
 	ctx      context.Context // of the attempts
@@ -111,6 +112,7 @@ func (q *Queue) Start() {
 	q.started = true
 	q.others.Go(q.scheduler.run)
 	q.others.Go(q.prune)
+	q.others.Go(q.warnings)
 }
 
 // Configure replaces the transport, the name in reports and the policy, and has every route tried anew.

@@ -41,6 +41,8 @@ type recipientState struct {
 	Attempts  int       `json:"attempts,omitempty"`
 	LastReply string    `json:"last_reply,omitempty"`
 	Next      time.Time `json:"next,omitzero"`
+	// Warned is set when the sender was told that this recipient waits.
+	Warned bool `json:"warned,omitempty"`
 }
 
 // maxEvents bounds the events kept with a message: the first and the latest ones stay.

@@ -1,55 +1,162 @@
 package queue
 
 import (
+	"context"
+	"log/slog"
+	"time"
+
 	"relayd/internal/dsn"
 	"relayd/internal/envelope"
 )
 
-// reportContent is the most of a failed message that its report carries, in octets; of a larger one it carries the
-// header.
+// reportContent is the most of a message that its report carries, in octets; of a larger one it carries the header.
 const reportContent = 50_000
 
-// report composes the report that a verdict calls for; nil when it calls for none. The reported event is noted in the
-// verdict's record.
-func (q *Queue) report(v verdict, r *record, a envelope.Attempt, from *content) (*record, []byte) {
-	tell := reportable(r, v.failed)
-	if len(tell) == 0 {
-		return nil, nil
+// notice is what the sender of a message is to be told about some of its recipients, in one report.
+type notice struct {
+	action     dsn.Action
+	recipients []int // indexes into the record's
+}
+
+// notices returns what a verdict calls for. There is none for a null reverse-path (RFC 5321 section 4.5.5) or about a
+// report of our own (RFC 3461 section 6.1), and none that NOTIFY does not ask for (section 4.1). A host that
+// offered DSN reports success itself (section 6.2.5.2).
+func (v verdict) notices(a envelope.Attempt, p Policy, now time.Time) []notice {
+	r := v.record
+	if r.Report || r.Envelope.ReversePath.IsNull() {
+		return nil
 	}
-	now := q.now()
-	original, err := from.start(max(reportContent+1, inlineLimit))
+	var out []notice
+	add := func(action dsn.Action, from []int, wanted func(int) bool) {
+		n := notice{action: action}
+		for _, i := range from {
+			if wanted(i) {
+				n.recipients = append(n.recipients, i)
+			}
+		}
+		if len(n.recipients) > 0 {
+			out = append(out, n)
+		}
+	}
+	notify := func(i int) envelope.Notify { return r.Envelope.Recipients[i].Notify }
+	add(dsn.Failed, v.failed, func(i int) bool { return notify(i).WantsFailure() })
+	add(dsn.Relayed, v.delivered, func(i int) bool { return notify(i).WantsSuccess() && !a.DSNOffered })
+	if r.late(p, now) {
+		add(dsn.Delayed, v.deferred, r.wantsWarning)
+	}
+	return out
+}
+
+// late reports whether the sender of r is to be told that it waits.
+func (r *record) late(p Policy, now time.Time) bool {
+	return p.DelayWarning > 0 && now.Sub(r.ReceivedAt) >= p.DelayWarning
+}
+
+// wantsWarning reports whether recipient i waits and its sender is to be told, and was not.
+func (r *record) wantsWarning(i int) bool {
+	s := r.Recipients[i]
+	return s.Status == StatusWaiting && !s.Warned && r.Envelope.Recipients[i].Notify.WantsDelay()
+}
+
+// report composes the report that n asks for and notes it in v, the record that will be committed with it. host is
+// whose replies there are.
+func (q *Queue) report(v *verdict, n notice, host string, from *content) *report {
+	r, now := v.record, q.now()
+	original, err := from.start(inlineLimit)
 	if err != nil {
 		q.log.Warn("a report goes out without the message that it is about", "queue_id", r.ID.String(), "error", err)
 	}
-	env := envelope.Envelope{
-		ReversePath: envelope.Null,
-		Recipients:  []envelope.Recipient{{Path: r.Envelope.ReversePath, Notify: envelope.NotifyNever}},
-		UTF8:        r.Envelope.ReversePath.NeedsUTF8(),
-		Body:        "8BITMIME",
+	rep := q.newReport(r.Envelope.ReversePath)
+	d := dsn.Report{
+		ID: rep.record.ID.String(), Reporter: q.hostname(), To: r.Envelope.ReversePath, Now: now, Action: n.action,
+		Arrival: r.ReceivedAt, MessageID: r.ID.String(), EnvID: r.Envelope.EnvID, Original: original,
+		// A report of success carries the header only (RFC 3461 section 6.2).
+		HeaderOnly: n.action != dsn.Failed || r.Envelope.Ret == "HDRS" || r.Size > reportContent || err != nil,
 	}
-	rep := newRecord(q.ids.next(now), env, envelope.Origin{}, now)
-	rep.Report = true
-	body := dsn.Compose(dsn.Report{
-		ID: rep.ID.String(), Reporter: q.hostname(), To: r.Envelope.ReversePath, Now: now, Action: dsn.Failed,
-		Arrival: r.ReceivedAt, MessageID: r.ID.String(), EnvID: r.Envelope.EnvID,
-		Recipients: reportRecipients(v, tell, a),
-		Original:   original,
-		HeaderOnly: r.Envelope.Ret == "HDRS" || r.Size > reportContent || err != nil,
-	})
-	rep.Size, rep.Sum = int64(len(body)), checksum(body)
-	rep.Events = []Event{{At: now, What: "received", Words: "a report about " + r.ID.String()}}
-	v.record.note(Event{At: now, What: "reported", Recipients: []string{string(r.Envelope.ReversePath)}, Words: "in message " + rep.ID.String()})
-	return rep, body
+	if n.action == dsn.Delayed && host != "" {
+		d.Until = r.ReceivedAt.Add(q.policy.Load().MaxAge)
+	}
+	for _, i := range n.recipients {
+		if n.action == dsn.Delayed {
+			r.Recipients[i].Warned = true
+		}
+		rc := dsn.Recipient{Recipient: r.Envelope.Recipients[i], Reply: v.replies[i], Words: v.words[i]}
+		if !rc.Reply.IsZero() {
+			rc.Host = host
+		}
+		d.Recipients = append(d.Recipients, rc)
+	}
+	rep.seal(dsn.Compose(d), "a report about "+r.ID.String())
+	r.note(Event{At: now, What: "reported", Recipients: []string{string(r.Envelope.ReversePath)},
+		Words: string(n.action) + ", in message " + rep.record.ID.String()})
+	return rep
 }
 
-func reportRecipients(v verdict, tell []int, a envelope.Attempt) []dsn.Recipient {
-	out := make([]dsn.Recipient, 0, len(tell))
-	for _, n := range tell {
-		rc := dsn.Recipient{Recipient: v.record.Envelope.Recipients[n], Reply: v.replies[n], Words: v.record.Recipients[n].LastReply}
-		if !rc.Reply.IsZero() {
-			rc.Host = a.Host
-		}
-		out = append(out, rc)
+// report is a message that the relay writes itself, and its content.
+type report struct {
+	record *record
+	body   []byte
+	slot   slot
+}
+
+// newReport begins a report to the given mailbox.
+func (q *Queue) newReport(to envelope.Path) *report {
+	now := q.now()
+	rep := &report{record: newRecord(q.ids.next(now), reportEnvelope(to), envelope.Origin{}, now)}
+	rep.record.Report = true
+	rep.slot = q.slotOf(rep.record)
+	return rep
+}
+
+func reportEnvelope(to envelope.Path) envelope.Envelope {
+	return envelope.Envelope{
+		ReversePath: envelope.Null,
+		Recipients:  []envelope.Recipient{{Path: to, Notify: envelope.NotifyNever}},
+		UTF8:        to.NeedsUTF8(),
+		Body:        "8BITMIME",
 	}
-	return out
+}
+
+func (rep *report) seal(body []byte, what string) {
+	rep.body = body
+	rep.record.Size, rep.record.Sum = int64(len(body)), checksum(body)
+	rep.slot.Size = rep.record.Size
+	rep.record.Events = []Event{{At: rep.record.ReceivedAt, What: "received", Words: what}}
+}
+
+func (rep *report) change() *change {
+	return &change{id: rep.record.ID, put: rep.record, body: rep.body, newSlot: rep.slot, hasNew: true}
+}
+
+// toPostmaster returns a report to the operator about a report that could not be delivered, or nil when no postmaster
+// is set or it was meant for him already.
+func (q *Queue) toPostmaster(v *verdict, host string, from *content) *report {
+	r, to := v.record, envelope.Path(q.policy.Load().Postmaster)
+	if !r.Report || len(v.failed) == 0 || to.IsNull() || r.Envelope.Recipients[0].Path == to {
+		return nil
+	}
+	original, err := from.start(inlineLimit)
+	if err != nil {
+		q.log.Warn("a report goes to the postmaster without its content", "queue_id", r.ID.String(), "error", err)
+	}
+	rep := q.newReport(to)
+	d := dsn.Report{
+		ID: rep.record.ID.String(), Reporter: q.hostname(), To: to, Now: q.now(), Action: dsn.Failed, Arrival: r.ReceivedAt,
+		MessageID: r.ID.String(), Original: original, HeaderOnly: r.Size > reportContent || err != nil,
+	}
+	for _, i := range v.failed {
+		d.Recipients = append(d.Recipients, dsn.Recipient{Recipient: r.Envelope.Recipients[i], Host: host, Reply: v.replies[i], Words: v.words[i]})
+	}
+	rep.seal(dsn.Compose(d), "for the postmaster: the report "+r.ID.String()+" could not be delivered")
+	r.note(Event{At: q.now(), What: "reported", Recipients: []string{string(to)}, Words: "to the postmaster, in message " + rep.record.ID.String()})
+	return rep
+}
+
+// takeOver makes committed reports known to the scheduler.
+func (q *Queue) takeOver(about ID, reports []*report) {
+	for _, rep := range reports {
+		q.log.LogAttrs(context.Background(), slog.LevelInfo, "reported", slog.String("queue_id", about.String()),
+			slog.String("report_id", rep.record.ID.String()), slog.String("to", rep.record.Envelope.Recipients[0].Path.String()))
+		q.scheduler.add(rep.slot, q.cache.keep(rep.record, rep.body))
+	}
 }

@@ -16,61 +16,86 @@ type Policy struct {
 	MaxBytes           int64         // of content; 0: no limit
 	MinFree            int64         // octets that stay free on the disk
 	History            time.Duration // how long a line stays of a message that is gone
+	DelayWarning       time.Duration // when the sender of a message that waits is told, once; 0: never
+	Postmaster         string        // who gets reports that cannot be delivered; "": nobody
 }
 
 // verdict is what an attempt made of a message.
 type verdict struct {
 	record *record
 	events []Event
-	// failed are the recipients that failed for good now, as indexes into the record's; replies has what the peer said
-	// to each.
-	failed  []int
+	// The recipients that took part, by what became of them, as indexes into the record's.
+	delivered, deferred, failed []int
+	// replies has what the peer said of each, words what is to be told.
 	replies map[int]envelope.Reply
+	words   map[int]string
 }
 
 // settle applies an attempt to a copy of r: indexes are the recipients that took part, in the order of the attempt's
 // results. It is pure but for the jitter of the retry time.
 func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Time) verdict {
-	v := verdict{record: r.clone(), replies: make(map[int]envelope.Reply)}
+	v := verdict{record: r.clone(), replies: make(map[int]envelope.Reply), words: make(map[int]string)}
 	v.record.Attempts++
 	v.record.Smarthost = a.Host
-	var delivered, deferred, failed outcomes
 	for i, n := range indexes {
-		state, res := &v.record.Recipients[n], resultOf(a, i)
-		address := string(r.Envelope.Recipients[n].Path)
+		res := resultOf(a, i)
+		state := &v.record.Recipients[n]
 		state.Attempts++
-		if res.Failure == nil {
-			state.Status, state.Next, state.LastReply = StatusDelivered, time.Time{}, res.Reply.String()
-			delivered.add(address, state.LastReply)
-			continue
-		}
-		state.LastReply = res.Failure.String()
-		v.record.LastError = state.LastReply
-		age := now.Sub(r.ReceivedAt)
+		state.Next = time.Time{}
 		switch {
-		case res.Failure.Permanent:
+		case res.Failure == nil:
+			state.Status, state.LastReply = StatusDelivered, res.Reply.String()
+			v.delivered, v.replies[n] = append(v.delivered, n), res.Reply
+		case v.giveUp(state, res.Failure, p, now):
 			state.Status = StatusFailed
-		case age >= p.MaxAge:
-			state.Status = StatusFailed
-			state.LastReply = fmt.Sprintf("given up after %s; the last answer was: %s", age.Round(time.Second), state.LastReply)
+			v.failed, v.replies[n] = append(v.failed, n), res.Failure.Reply
 		default:
+			age := now.Sub(r.ReceivedAt)
 			pause := backoff(state.Attempts, p.RetryMin, p.RetryMax, rand.Float64())
 			state.Next = now.Add(min(pause, max(p.RetryMin, p.MaxAge-age)))
-			deferred.add(address, state.LastReply)
-			continue
+			v.deferred, v.replies[n] = append(v.deferred, n), res.Failure.Reply
 		}
-		state.Next = time.Time{}
-		v.failed = append(v.failed, n)
-		v.replies[n] = res.Failure.Reply
-		failed.add(address, state.LastReply)
+		v.words[n] = state.LastReply
+		if res.Failure != nil {
+			v.record.LastError = state.LastReply
+		}
 	}
-	v.events = append(v.events, delivered.events("delivered", a.Host, now)...)
-	v.events = append(v.events, deferred.events("deferred", a.Host, now)...)
-	v.events = append(v.events, failed.events("failed", a.Host, now)...)
-	for _, e := range v.events {
+	v.note("delivered", v.delivered, a.Host, now)
+	v.note("deferred", v.deferred, a.Host, now)
+	v.note("failed", v.failed, a.Host, now)
+	return v
+}
+
+// giveUp reports whether a recipient has failed for good, and sets its last reply to say why.
+func (v *verdict) giveUp(state *recipientState, f *envelope.Failure, p Policy, now time.Time) bool {
+	state.LastReply = f.String()
+	age := now.Sub(v.record.ReceivedAt)
+	if f.Permanent || age < p.MaxAge {
+		return f.Permanent
+	}
+	state.LastReply = fmt.Sprintf("given up after %s; the last answer was: %s", age.Round(time.Second), state.LastReply)
+	return true
+}
+
+// note makes events of what became of recipients, one for those that got the same words, so that a message to many
+// does not make an event for each.
+func (v *verdict) note(what string, recipients []int, host string, now time.Time) {
+	at := make(map[string]int)
+	var events []Event
+	for _, n := range recipients {
+		w := v.words[n]
+		i, ok := at[w]
+		if !ok {
+			i = len(events)
+			at[w] = i
+			events = append(events, Event{At: now, What: what, Host: host, Words: w})
+		}
+		events[i].Recipients = append(events[i].Recipients, string(v.record.Envelope.Recipients[n].Path))
+	}
+	for _, e := range events {
 		v.record.note(e)
 	}
-	return v
+	v.events = append(v.events, events...)
 }
 
 // resultOf returns the i-th result of a; a transport that gave too few has not spoken for the rest, and they wait.
@@ -79,43 +104,4 @@ func resultOf(a envelope.Attempt, i int) envelope.Result {
 		return a.Results[i]
 	}
 	return envelope.Result{Failure: &envelope.Failure{Scope: envelope.ScopeMessage, Reason: "the transport gave no result"}}
-}
-
-// outcomes collects recipients by the words they got, so that a message to many does not make an event for each.
-type outcomes struct {
-	words []string
-	to    map[string][]string
-}
-
-func (o *outcomes) add(address, words string) {
-	if o.to == nil {
-		o.to = make(map[string][]string)
-	}
-	if _, ok := o.to[words]; !ok {
-		o.words = append(o.words, words)
-	}
-	o.to[words] = append(o.to[words], address)
-}
-
-func (o *outcomes) events(what, host string, now time.Time) []Event {
-	events := make([]Event, 0, len(o.words))
-	for _, w := range o.words {
-		events = append(events, Event{At: now, What: what, Host: host, Recipients: o.to[w], Words: w})
-	}
-	return events
-}
-
-// reportable returns those of the failed recipients whose sender is to be told: none for a null reverse-path, for a
-// report of our own, or where NOTIFY says so (RFC 3461 section 4.1, RFC 5321 section 4.5.5).
-func reportable(r *record, failed []int) []int {
-	if r.Report || r.Envelope.ReversePath.IsNull() {
-		return nil
-	}
-	var tell []int
-	for _, n := range failed {
-		if r.Envelope.Recipients[n].Notify.WantsFailure() {
-			tell = append(tell, n)
-		}
-	}
-	return tell
 }

@@ -92,6 +92,8 @@ type Counts struct {
 	Quarantined int       `json:"quarantined"`
 	Bytes       int64     `json:"bytes"`           // of content
 	Oldest      time.Time `json:"oldest,omitzero"` // when the oldest message was received
+	// Unreported counts the reports that could not be delivered, to nobody's notice but the log's, since the start.
+	Unreported int64 `json:"unreported"`
 }
 
 // Action is what an operator may do to messages.

@@ -20,7 +20,12 @@ import (
 type Action string
 
 const (
+	// Failed: given up.
 	Failed Action = "failed"
+	// Delayed: not delivered yet, and still being tried.
+	Delayed Action = "delayed"
+	// Relayed: handed on to a host that does not send reports itself (RFC 3461 section 6.2.5.2).
+	Relayed Action = "relayed"
 )
 
 // Report is what one notification says.
@@ -31,6 +36,7 @@ type Report struct {
 	Now       time.Time
 	Action    Action
 	Arrival   time.Time // when the relay took the message
+	Until     time.Time // for Delayed: when the relay gives up; zero when that is not known
 	MessageID string    // the queue id of the message
 	EnvID     string    // as in the MAIL command, xtext-encoded, or ""
 	// Recipients that it reports, at least one.
@@ -103,33 +109,62 @@ func Compose(r Report) []byte {
 }
 
 func subject(r Report) string {
+	to := fmt.Sprintf("%d recipients", len(r.Recipients))
 	if len(r.Recipients) == 1 {
-		return "Your message to " + clean(string(r.Recipients[0].Path)) + " was not delivered"
+		to = clean(string(r.Recipients[0].Path))
 	}
-	return fmt.Sprintf("Your message to %d recipients was not delivered", len(r.Recipients))
+	switch r.Action {
+	case Delayed:
+		return "Your message to " + to + " is delayed"
+	case Relayed:
+		return "Your message to " + to + " was handed on"
+	}
+	return "Your message to " + to + " was not delivered"
 }
 
 // writeWords writes the part for a person: what happened, to whom, what the other side said, what to do.
 func writeWords(b *bytes.Buffer, r Report) {
 	line := func(format string, args ...any) { fmt.Fprintf(b, format+"\r\n", args...) }
-	line("Your message could not be delivered to the following address%s.", plural(len(r.Recipients), "", "es"))
-	line("It has not been delivered there, and no further attempt will be made.")
+	paragraph := func(text string) {
+		for _, l := range wrap(text, 76) {
+			line("%s", l)
+		}
+	}
+	addresses := plural(len(r.Recipients), "address", "addresses")
+	switch r.Action {
+	case Delayed:
+		paragraph("Your message could not be delivered to the following " + addresses + " yet. You need not do anything: it is kept, " +
+			"and delivery is tried again and again. You will hear again only if it fails.")
+	case Relayed:
+		paragraph("Your message was handed on for the following " + addresses + ", as far as this mail relay can follow it. " +
+			"The next mail server does not report delivery, so you will hear of it again only if something goes wrong.")
+	default:
+		paragraph("Your message could not be delivered to the following " + addresses + ". It has not arrived there, and no further " +
+			"attempt will be made.")
+	}
 	for _, rc := range r.Recipients {
 		line("")
 		line("  %s", clean(string(rc.Path)))
-		words := clean(rc.Words)
 		if rc.Host != "" {
 			line("    The mail server %s answered:", clean(hostOnly(rc.Host)))
 		}
-		for _, w := range wrap(words, 68) {
+		for _, w := range wrap(clean(rc.Words), 68) {
 			line("    %s", w)
 		}
 	}
 	line("")
-	line("What you can do: check the address for typing errors and send the message again.")
-	line("If the address is right, show this report to whoever looks after your mail")
-	line("system; the details below are for them. The message was taken by %s", r.Reporter)
-	line("on %s under the queue id %s.", r.Arrival.Format(time.RFC1123Z), r.MessageID)
+	switch r.Action {
+	case Delayed:
+		if !r.Until.IsZero() {
+			paragraph("If nothing changes it is given up on " + r.Until.Format(time.RFC1123Z) + ".")
+		}
+		paragraph("If it is urgent, reach the recipient another way; sending the message again does not help.")
+	case Relayed:
+	default:
+		paragraph("What you can do: check the address for typing errors and send the message again. If the address is right, show this " +
+			"report to whoever looks after your mail system; the details below are for them.")
+	}
+	paragraph("The message was taken by " + r.Reporter + " on " + r.Arrival.Format(time.RFC1123Z) + " under the queue id " + r.MessageID + ".")
 }
 
 // writeStatus writes the message/delivery-status part (RFC 3464 section 2).
@@ -149,29 +184,38 @@ func writeStatus(b *bytes.Buffer, r Report) {
 		}
 		line("Final-Recipient: %s; %s", addressType(rc.Path), clean(string(rc.Path)))
 		line("Action: %s", r.Action)
-		line("Status: %s", status(rc.Reply))
+		line("Status: %s", status(r.Action, rc.Reply))
 		if rc.Host != "" {
 			line("Remote-MTA: dns; %s", clean(hostOnly(rc.Host)))
 		}
 		if !rc.Reply.IsZero() {
 			folded(b, "Diagnostic-Code: smtp; "+clean(rc.Reply.String()))
 		}
+		if r.Action == Delayed && !r.Until.IsZero() {
+			line("Will-Retry-Until: %s", r.Until.Format(time.RFC1123Z))
+		}
 		line("")
 	}
 }
 
-// status returns the Status field: the peer's own enhanced code where it is a failure's, else what the reply's class
-// says. A temporary reply that was given up on is an expiry (RFC 3463 section 3.5, X.4.7).
-func status(r envelope.Reply) string {
-	switch {
-	case r.Permanent() && r.Enhanced[0] == 5:
+// status returns the Status field: the peer's own enhanced code where it fits the action, else what the action and
+// the reply's class say. A temporary reply that was given up on is an expiry (RFC 3463 section 3.5, X.4.7).
+func status(a Action, r envelope.Reply) string {
+	class := map[Action]int{Failed: 5, Delayed: 4, Relayed: 2}[a]
+	if r.Code/100 == class && r.Enhanced[0] == class {
 		return r.Enhanced.String()
+	}
+	switch {
+	case a == Relayed:
+		return "2.0.0"
+	case a == Delayed && r.IsZero():
+		return "4.4.1" // no answer from a host
+	case a == Delayed:
+		return "4.0.0"
 	case r.Permanent():
 		return "5.0.0"
-	case r.IsZero():
-		return "5.4.7"
 	}
-	return "4.4.7"
+	return "5.4.7"
 }
 
 func addressType(p envelope.Path) string {

@@ -132,17 +132,45 @@ func TestCompose_ForeignTextIsHarmless(t *testing.T) {
 
 func TestStatus(t *testing.T) {
 	for _, c := range []struct {
-		reply envelope.Reply
-		want  string
+		action Action
+		reply  envelope.Reply
+		want   string
 	}{
-		{envelope.Reply{Code: 550, Enhanced: envelope.EnhancedCode{5, 7, 1}}, "5.7.1"},
-		{envelope.Reply{Code: 550}, "5.0.0"},
-		{envelope.Reply{Code: 550, Enhanced: envelope.EnhancedCode{4, 7, 1}}, "5.0.0"},
-		{envelope.Reply{Code: 451, Enhanced: envelope.EnhancedCode{4, 2, 1}}, "4.4.7"},
-		{envelope.Reply{}, "5.4.7"},
+		{Failed, envelope.Reply{Code: 550, Enhanced: envelope.EnhancedCode{5, 7, 1}}, "5.7.1"},
+		{Failed, envelope.Reply{Code: 550}, "5.0.0"},
+		{Failed, envelope.Reply{Code: 550, Enhanced: envelope.EnhancedCode{4, 7, 1}}, "5.0.0"},
+		{Failed, envelope.Reply{Code: 451, Enhanced: envelope.EnhancedCode{4, 2, 1}}, "5.4.7"},
+		{Failed, envelope.Reply{}, "5.4.7"},
+		{Delayed, envelope.Reply{Code: 451, Enhanced: envelope.EnhancedCode{4, 2, 1}}, "4.2.1"},
+		{Delayed, envelope.Reply{Code: 451}, "4.0.0"},
+		{Delayed, envelope.Reply{}, "4.4.1"},
+		{Relayed, envelope.Reply{Code: 250, Enhanced: envelope.EnhancedCode{2, 6, 0}}, "2.6.0"},
+		{Relayed, envelope.Reply{Code: 250}, "2.0.0"},
 	} {
-		if got := status(c.reply); got != c.want {
-			t.Errorf("status(%s) = %s, want %s", c.reply, got, c.want)
+		if got := status(c.action, c.reply); got != c.want {
+			t.Errorf("status(%s, %s) = %s, want %s", c.action, c.reply, got, c.want)
+		}
+	}
+}
+
+// What a person reads first says what happened and what to do, for each action.
+func TestCompose_WordsForAPerson(t *testing.T) {
+	for action, want := range map[Action][]string{
+		Failed:  {"could not be delivered", "no further attempt", "check the address for typing errors", "smtp.isp.example answered"},
+		Delayed: {"could not be delivered to the following address yet", "need not do anything", "given up on Thu, 26 Nov 2026"},
+		Relayed: {"was handed on", "does not report delivery"},
+	} {
+		r := testReport()
+		r.Action, r.Until = action, time.Date(2026, 11, 26, 9, 0, 0, 0, time.UTC)
+		h, parts := parse(t, Compose(r))
+		words := strings.Join(strings.Fields(parts[0]), " ")
+		for _, w := range want {
+			if !strings.Contains(words, w) {
+				t.Errorf("%s: %q is missing in\n%s", action, w, parts[0])
+			}
+		}
+		if !strings.Contains(parts[1], "Action: "+string(action)+"\r\n") || h.Get("Subject") == "" {
+			t.Errorf("%s: %s", action, parts[1])
 		}
 	}
 }
