@@ -1,0 +1,40 @@
+# relayd: a local smarthost relay. "make help" lists the targets.
+
+GO      ?= go
+PREFIX  ?= /usr/local
+DESTDIR ?=
+# The race detector needs cgo and a C compiler.
+RACE    := $(shell if command -v $${CC:-cc} >/dev/null 2>&1 && [ "$$($(GO) env CGO_ENABLED)" = 1 ]; then echo -race; fi)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help build test check peers demo install clean
+
+help:           ## list the targets
+	@sed -n 's/^\([a-z-]*\): *[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+build:          ## build bin/relayd and bin/relayctl
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/relayd ./cmd/relayctl
+
+test:           ## run the whole suite, with the race detector where there is a C compiler
+	$(GO) test $(RACE) ./...
+
+check: test     ## test, and vet, staticcheck, formatting, import rules
+	$(GO) vet ./... && $(GO) vet -tags peers ./...
+	$(GO) run $(STATICCHECK) -tags peers ./...
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
+	$(GO) test -count=1 ./test/house
+	$(GO) mod verify && $(GO) mod tidy -diff
+
+peers:          ## install real Postfix, Exim, swaks and msmtp, and run against them
+	sh test/peers/run.sh
+
+demo: build     ## show the relay at work on loopback
+	$(GO) run ./test/demo
+
+install: build  ## install to $(PREFIX); see packaging/ for the service
+	install -D -m 0755 bin/relayd $(DESTDIR)$(PREFIX)/sbin/relayd
+	install -D -m 0755 bin/relayctl $(DESTDIR)$(PREFIX)/bin/relayctl
+	install -D -m 0644 config.example.toml $(DESTDIR)$(PREFIX)/share/doc/relayd/config.example.toml
+
+clean:          ## remove what was built
+	rm -rf bin

@@ -1,0 +1,79 @@
+// Package house holds the repository to the plan of its house: which room may import which.
+package house
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// allowed lists, for each package, the packages of this module that it may import. Imports point one way: cmd joins
+// the rooms, the rooms know only the values that they exchange. Tests may import what they like.
+func allowed() map[string][]string {
+	return map[string][]string{
+		"internal/envelope": {},
+		"internal/config":   {},
+		"internal/sandbox":  {},
+		"internal/dsn":      {"internal/envelope"},
+		"relay":             {"internal/envelope"},
+		"smarthost":         {"internal/envelope"},
+		"queue":             {"internal/envelope", "internal/dsn"},
+		"internal/control":  {"queue", "smarthost", "internal/envelope"},
+		"cmd/relayd":        {"internal/config", "internal/control", "internal/envelope", "queue", "relay", "smarthost"},
+		"cmd/relayctl":      {"internal/config", "internal/control", "internal/envelope", "internal/sandbox", "queue", "smarthost"},
+		"test/demo":         {"internal/sandbox"},
+		"test/house":        {},
+	}
+}
+
+func TestImportsPointOneWay(t *testing.T) {
+	cmd := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "relayd/...")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	seen := 0
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		room := strings.TrimPrefix(words[0], "relayd/")
+		may, known := allowed()[room]
+		if !known {
+			t.Errorf("%s has no line in the plan of the house: add it to allowed, and to docs/design.md", room)
+			continue
+		}
+		seen++
+		for _, imported := range words[1:] {
+			if ours, ok := strings.CutPrefix(imported, "relayd/"); ok && !slices.Contains(may, ours) {
+				t.Errorf("%s may not import %s", room, ours)
+			}
+		}
+	}
+	if seen == 0 {
+		t.Fatal("no package was looked at")
+	}
+}
+
+// Libraries stay behind one seam each, so that they can be exchanged.
+func TestLibrariesStayBehindTheirSeam(t *testing.T) {
+	seams := map[string][]string{
+		"go.etcd.io/bbolt":            {"queue"},
+		"github.com/emersion/go-smtp": {"relay", "smarthost"},
+		"github.com/emersion/go-sasl": {"relay", "smarthost"},
+		"github.com/BurntSushi/toml":  {"internal/config"},
+		"github.com/spf13/cobra":      {"cmd/relayctl"},
+	}
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "relayd/...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		words := strings.Fields(line)
+		for _, imported := range words[1:] {
+			rooms, known := seams[imported]
+			if known && !slices.Contains(rooms, strings.TrimPrefix(words[0], "relayd/")) {
+				t.Errorf("%s imports %s, which only %s may", words[0], imported, strings.Join(rooms, " and "))
+			}
+		}
+	}
+}
