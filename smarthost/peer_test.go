@@ -18,7 +18,6 @@ import (
 // peers are hosts in memory, by address. They answer every command as a good host does, unless told otherwise; so tests
 // of time can run on synctest's clock.
 type peers struct {
-	mu    sync.Mutex
 	hosts map[string]*peer
 	open  sync.WaitGroup
 }
