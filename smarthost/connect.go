@@ -32,7 +32,7 @@ type endpoint struct {
 // equal reports whether e and f reach the same host in the same way.
 func (e *endpoint) equal(f *endpoint) bool {
 	return e.hostname == f.hostname && e.addr == f.addr && e.mode == f.mode && e.auth == f.auth && e.login == f.login &&
-		 e.timeouts == f.timeouts &&
+		e.credentials == f.credentials && e.timeouts == f.timeouts &&
 		e.tls.MinVersion == f.tls.MinVersion && e.tls.RootCAs.Equal(f.tls.RootCAs)
 }
 

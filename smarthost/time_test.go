@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -166,6 +167,36 @@ func TestClose_EndsWithItsContext(t *testing.T) {
 		a := r.Deliver(t.Context(), "isp", mail(hello))
 		if a.Site == nil || p.hosts["one:25"].see().opened != 1 {
 			t.Error("a closed router delivers", show(a))
+		}
+	})
+}
+
+func TestClose_WhatIsUnderWayMayFinish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		p.hosts["one:25"].answer = func(line string) string {
+			if line == "." {
+				time.Sleep(time.Minute)
+			}
+			return ""
+		}
+		r := p.router(t, limit(1), "one:25")
+		var wg sync.WaitGroup
+		wg.Go(func() { wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25") })
+		synctest.Wait()
+		wg.Go(func() { // waits for the connection, and will not get it
+			if a := r.Deliver(t.Context(), "isp", mail(hello)); a.Site == nil {
+				t.Error(show(a))
+			}
+		})
+		synctest.Wait()
+		if err := r.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		p.open.Wait()
+		if h := p.hosts["one:25"].see(); h.conns != 0 || h.opened != 1 {
+			t.Errorf("%+v", h)
 		}
 	})
 }
