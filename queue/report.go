@@ -131,7 +131,7 @@ func (rep *report) change() *change {
 // toPostmaster returns a report to the operator about a report that could not be delivered, or nil when no postmaster
 // is set or it was meant for him already.
 func (q *Queue) toPostmaster(v *verdict, host string, from *content) *report {
-	r, to := v.record, envelope.Path(q.policy.Load().Postmaster)
+	r, to := v.record, q.policy.Load().Postmaster
 	if !r.Report || len(v.failed) == 0 || to.IsNull() || r.Envelope.Recipients[0].Path == to {
 		return nil
 	}

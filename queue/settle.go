@@ -17,7 +17,7 @@ type Policy struct {
 	MinFree            int64         // octets that stay free on the disk
 	History            time.Duration // how long a line stays of a message that is gone
 	DelayWarning       time.Duration // when the sender of a message that waits is told, once; 0: never
-	Postmaster         string        // who gets reports that cannot be delivered; "": nobody
+	Postmaster         envelope.Path // who gets reports that cannot be delivered; null: nobody
 }
 
 // verdict is what an attempt made of a message.

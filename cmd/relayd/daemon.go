@@ -51,7 +51,7 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 		return nil, err
 	}
 	d.queue, err = queue.Open(queue.Options{
-		Dir: cfg.DataDir, Hostname: cfg.Hostname, Transport: d.router, Policy: queuePolicy(cfg.Queue), Log: d.log})
+		Dir: cfg.DataDir, Hostname: cfg.Hostname, Transport: d.router, Policy: queuePolicy(cfg), Log: d.log})
 	if err != nil {
 		return nil, errors.Join(err, d.router.Close(context.Background()))
 	}
@@ -145,7 +145,7 @@ func (d *daemon) apply(cfg *config.Config) error {
 	d.level.Set(cfg.Log.Level)
 	d.config.Store(cfg)
 	d.router.ProbeNow()
-	d.queue.Configure(d.router, cfg.Hostname, queuePolicy(cfg.Queue))
+	d.queue.Configure(d.router, cfg.Hostname, queuePolicy(cfg))
 	return nil
 }
 

@@ -25,10 +25,12 @@ func newLogger(c config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
-func queuePolicy(c config.Queue) queue.Policy {
+func queuePolicy(c *config.Config) queue.Policy {
+	q := c.Queue
 	return queue.Policy{
-		RetryMin: c.RetryMin, RetryMax: c.RetryMax, MaxAge: c.MaxAge,
-		MaxMessages: c.MaxMessages, MaxBytes: c.MaxBytes, MinFree: c.MinFree, History: c.History,
+		RetryMin: q.RetryMin, RetryMax: q.RetryMax, MaxAge: q.MaxAge, DelayWarning: q.DelayWarning,
+		MaxMessages: q.MaxMessages, MaxBytes: q.MaxBytes, MinFree: q.MinFree, History: q.History,
+		Postmaster: envelope.Path(c.Postmaster),
 	}
 }
 

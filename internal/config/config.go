@@ -15,6 +15,7 @@ type Config struct {
 	Hostname        string         // how the relay calls itself in greetings, EHLO and trace headers
 	DataDir         string         // the queue's folder; absolute
 	ControlSocket   string         // path of the operator's socket; absolute, at most 107 bytes
+	Postmaster      string         // who gets reports that cannot be delivered; empty: nobody
 	TrustedNetworks []netip.Prefix // who may relay without a login: loopback first, then the file's networks, unmapped
 	Log             Log
 	Listeners       []Listener // in the file's order, at least one
@@ -45,8 +46,9 @@ type Listener struct {
 type Queue struct {
 	RetryMin, RetryMax, MaxAge time.Duration
 	MaxMessages                int
-	MaxBytes                   int64 // 0: no limit but MinFree
-	MinFree                    int64 // bytes that intake leaves free on the disk
+	MaxBytes                   int64         // 0: no limit but MinFree
+	MinFree                    int64         // bytes that intake leaves free on the disk
+	DelayWarning               time.Duration // when a sender is told that a message waits; 0: never
 	History                    time.Duration
 }
 
@@ -114,6 +116,7 @@ func (r *reader) build(cfg *Config, root *table) {
 	cfg.DataDir = root.path("data_dir")
 	cfg.ControlSocket = root.controlSocket(cfg.DataDir)
 	cfg.TrustedNetworks = root.trusted("trusted_networks")
+	cfg.Postmaster = root.mailbox("postmaster")
 	cfg.Log = readLog(root.table("log"))
 	cfg.Listeners = readListeners(root)
 	cfg.Queue = readQueue(root.table("queue"), cfg.Listeners)

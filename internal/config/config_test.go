@@ -35,7 +35,7 @@ func TestLoad_FourLinesAreEnough(t *testing.T) {
 		}},
 		Queue: Queue{
 			RetryMin: time.Minute, RetryMax: time.Hour, MaxAge: 5 * 24 * time.Hour, MaxMessages: 1_000_000,
-			MinFree: 100_000_000, History: 30 * 24 * time.Hour,
+			MinFree: 100_000_000, DelayWarning: 4 * time.Hour, History: 30 * 24 * time.Hour,
 		},
 		Smarthosts: []Smarthost{host},
 	}
@@ -59,11 +59,13 @@ hostname = "relay.example.com."
 data_dir = "spool"
 control_socket = "/run/relayd.sock"
 trusted_networks = ["10.1.2.3", "fd00::/8", "::ffff:10.2.0.0/112", "127.0.0.0/8"]
+postmaster = "admin@example.com"
 log = { level = "warn", format = "json" }
 [queue]
 retry_min = "90s"
 retry_max = "1h30m"
 max_age = "1w"
+delay_warning = "3h"
 max_messages = 5
 max_bytes = "1GiB"
 min_free = 0
@@ -107,13 +109,13 @@ hosts = ["exchange.lan:25"]
 	if first.RootCAs == nil || len(cfg.Listeners[0].Certificates) != 1 {
 		t.Fatal("certificates were not loaded")
 	}
-	got := fmt.Sprintln(cfg.Hostname, cfg.DataDir == filepath.Join(dir, "spool"), cfg.ControlSocket, cfg.TrustedNetworks,
+	got := fmt.Sprintln(cfg.Hostname, cfg.DataDir == filepath.Join(dir, "spool"), cfg.ControlSocket, cfg.TrustedNetworks, cfg.Postmaster,
 		cfg.Log, cfg.Queue, cfg.Listeners[0].Address, cfg.Listeners[0].TLS, cfg.Listeners[0].MinTLS == tls.VersionTLS13,
 		cfg.Listeners[0].MaxConnections, cfg.Listeners[0].MaxConnectionsPerClient, cfg.Listeners[0].MaxMessageSize,
 		cfg.Listeners[0].MaxRecipients, cfg.Listeners[1].Address)
 	want := "relay.example.com true /run/relayd.sock " +
-		"[127.0.0.0/8 ::1/128 10.1.2.3/32 fd00::/8 10.2.0.0/16] " +
-		"{WARN json} {1m30s 1h30m0s 168h0m0s 5 1073741824 0 336h0m0s} " +
+		"[127.0.0.0/8 ::1/128 10.1.2.3/32 fd00::/8 10.2.0.0/16] admin@example.com " +
+		"{WARN json} {1m30s 1h30m0s 168h0m0s 5 1073741824 0 3h0m0s 336h0m0s} " +
 		"[::1]:25 implicit true 20 20 1048576 7 127.0.0.1:0\n"
 	if got != want {
 		t.Errorf("got  %swant %s", got, want)

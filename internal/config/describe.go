@@ -39,13 +39,20 @@ func (c *Config) Describe() string {
 		describeSmarthost(p, i+1, s)
 	}
 	if !slices.ContainsFunc(c.Smarthosts, takesAll) {
-		p("  mail that fits none of these waits, and goes back to its sender in the end")
+		p("  mail that fits none of these waits until the configuration has a place for it")
 	}
 	p("")
-	p("When no host takes it, mail waits")
-	p("  the next try comes after %s, then later and later, never more than %s apart", wordDuration(c.Queue.RetryMin),
-		wordDuration(c.Queue.RetryMax))
-	p("  after %s the sender gets it back with a report", wordDuration(c.Queue.MaxAge))
+	p("When it cannot go out")
+	p("  mail that no host can be asked to take waits until one can, however long")
+	p("  mail that is refused for the time being is tried again after %s, then later and later, never more than %s apart",
+		wordDuration(c.Queue.RetryMin), wordDuration(c.Queue.RetryMax))
+	p("  after %s of that the sender gets it back with a report", wordDuration(c.Queue.MaxAge))
+	if c.Queue.DelayWarning > 0 {
+		p("  the sender is told once when a message is late by %s", wordDuration(c.Queue.DelayWarning))
+	}
+	if c.Postmaster != "" {
+		p("  reports that cannot be delivered go to %s", c.Postmaster)
+	}
 	p("")
 	p("Queue           %s", c.DataDir)
 	p("                %s; no new mail when less than %s of disk is free", queueLimits(c.Queue), wordSize(c.Queue.MinFree))

@@ -28,9 +28,11 @@ Hands it on to
      TLS     demanded, by STARTTLS, 1.2 or newer; certificates verified with the system's authorities
      login   as me@isp.example with what the host offers of PLAIN and LOGIN, after TLS; password_file /etc/relayd/isp.password
 
-When no host takes it, mail waits
-  the next try comes after 1 minute, then later and later, never more than 1 hour apart
-  after 5 days the sender gets it back with a report
+When it cannot go out
+  mail that no host can be asked to take waits until one can, however long
+  mail that is refused for the time being is tried again after 1 minute, then later and later, never more than 1 hour apart
+  after 5 days of that the sender gets it back with a report
+  the sender is told once when a message is late by 4 hours
 
 Queue           /var/lib/relayd
                 at most 1,000,000 messages; no new mail when less than 100 MB of disk is free
@@ -100,7 +102,7 @@ clients = ["192.168.1.9", "192.168.2.0/24"]
 			"     hosts   smtp.west.cox.net:465, smtp.east.cox.net:465, in this order; up to 3 connections\n"+
 			"     TLS     from the first byte, 1.3 or newer; certificates verified with /etc/relayd/cert.pem\n"+
 			"     login   as me@cox.net with LOGIN, after TLS; password_file /etc/relayd/isp.password\n",
-		"  mail that fits none of these waits, and goes back to its sender in the end\n",
+		"  mail that fits none of these waits until the configuration has a place for it\n",
 		"after 1 minute 30 seconds, then later and later, never more than 1 hour 30 minutes apart",
 		"at most 1,000,000 messages and 2 GiB;",
 	)

@@ -57,6 +57,7 @@ func readQueue(t *table, listeners []Listener) Queue {
 	q.RetryMin, okMin = t.duration("retry_min", shortestPause, longest)
 	q.RetryMax, okMax = t.duration("retry_max", shortestPause, longest)
 	q.MaxAge, okAge = t.duration("max_age", shortestPause, longest)
+	q.DelayWarning, _ = t.duration("delay_warning", 0, longest)
 	q.History, _ = t.duration("history", time.Hour, longest)
 	if okMin && okMax && q.RetryMin > q.RetryMax {
 		t.badPair("retry_min", "retry_max", shortDuration(q.RetryMin), shortDuration(q.RetryMax))

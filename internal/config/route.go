@@ -21,6 +21,19 @@ func (t *table) patterns(key string) []string {
 	return out
 }
 
+// mailbox returns a single address, or "" when there is none.
+func (t *table) mailbox(key string) string {
+	s, ok := t.text(key)
+	if !ok {
+		return ""
+	}
+	if problem, _ := badPattern(s); problem != "" || s == "*" || strings.HasPrefix(s, "@") {
+		t.bad(key, fmt.Sprintf("%q is not an address", s), "write "+t.form(key))
+		return ""
+	}
+	return s
+}
+
 // badPattern says what is wrong with a pattern: "user@domain", "@domain" and "*" are good.
 func badPattern(s string) (problem, remedy string) {
 	if s == "*" {
