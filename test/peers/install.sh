@@ -1,0 +1,90 @@
+#!/bin/sh
+# Fetches the real mail programs that the tests in this folder talk to: Postfix, Exim, swaks and msmtp, from Debian's
+# packages, as root.
+#
+# Nothing gets installed on the machine. The packages are downloaded and unpacked into a folder of their own, and the
+# tests run the programs from there. So no packaged service can start, neither now nor at the next boot, the mail
+# server that the machine may have stays as it is, and Postfix and Exim, which Debian does not let stand side by side,
+# do. To be rid of it all, remove the folder.
+#
+# The folder is /var/cache/relayd-peers or what RELAYD_PEERS_DIR says. When it is complete, nothing is done or said.
+set -eu
+
+dir=${RELAYD_PEERS_DIR:-/var/cache/relayd-peers}
+
+die() {
+	echo "test/peers/install.sh: $*" >&2
+	exit 1
+}
+
+# The groups are asked for one by one because Postfix and Exim exclude each other. What the tests run is fetched also
+# where the machine has it; of all else, only what the machine lacks.
+peers_1="postfix"
+peers_2="exim4-daemon-light"
+peers_3="swaks libnet-ssleay-perl msmtp sasl2-bin libsasl2-modules libsasl2-modules-db libnss-wrapper libio-socket-inet6-perl"
+tools="perl iproute2"
+
+complete="usr/lib/postfix/sbin/master usr/sbin/sendmail usr/sbin/exim4 usr/bin/swaks usr/bin/msmtp usr/sbin/saslpasswd2"
+
+for tool in apt-get dpkg flock; do
+	command -v "$tool" >/dev/null 2>&1 || die "there is no $tool here; the packages come from Debian (12 or later)"
+done
+stamp="$(cksum <"$0") $(dpkg --print-architecture) $(cat /etc/debian_version 2>/dev/null || echo unknown)"
+[ "$(cat "$dir/stamp" 2>/dev/null)" = "$stamp" ] && exit 0
+[ "$(id -u)" = 0 ] || die "$dir is not complete; run this as root once"
+
+mkdir -p "$dir"
+chmod 755 "$dir"
+exec 9>"$dir/lock"
+flock -w 600 9 || die "another run of this script holds $dir/lock"
+[ "$(cat "$dir/stamp" 2>/dev/null)" = "$stamp" ] && exit 0
+
+work=$(mktemp -d "$dir/new.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' HUP INT TERM
+mkdir -p "$work/archives/partial" "$work/root"
+chmod 755 "$work" "$work/root"
+
+# download PACKAGES OPTIONS: these packages and what they need that the machine lacks, as files. Nothing is unpacked by
+# apt, so the lock of dpkg need not be held, and nothing that it would remove is removed.
+download() {
+	# shellcheck disable=SC2086 # both are lists of words
+	DEBIAN_FRONTEND=noninteractive apt-get install --download-only --assume-yes --quiet --no-install-recommends \
+		-o Debug::NoLocking=true -o APT::Sandbox::User=root -o Dir::Cache::archives="$work/archives" \
+		$2 $1 </dev/null >>"$work/log" 2>&1
+}
+
+download_all() {
+	for packages in "$peers_1" "$peers_2" "$peers_3"; do
+		download "$packages" "--reinstall" || return 1
+	done
+	download "$tools" "--no-upgrade"
+}
+
+# Lists that are missing or too old show when a package is not found.
+if ! download_all; then
+	apt-get update --quiet -o DPkg::Lock::Timeout=120 </dev/null >>"$work/log" 2>&1 || true
+	if ! download_all; then
+		tail -n 15 "$work/log" >&2
+		die "the packages could not be downloaded; is Debian's package mirror reachable?"
+	fi
+fi
+
+for package in "$work"/archives/*.deb; do
+	dpkg --extract "$package" "$work/root" || die "$package cannot be unpacked"
+done
+# Exim brings a sendmail too; the one meant here is Postfix's.
+dpkg --extract "$work"/archives/postfix_*.deb "$work/root"
+# The tests start everything as root; no program has to gain rights by itself.
+find "$work/root" -type f -perm /6000 -exec chmod u-s,g-s {} +
+
+for program in $complete; do
+	[ -x "$work/root/$program" ] || die "Debian's packages no longer bring /$program; the tests need it"
+done
+rm -rf "$dir/stamp" "$dir/root"
+mv "$work/root" "$dir/root"
+(cd "$work/archives" && for name in postfix exim4-daemon-light swaks msmtp; do
+	dpkg-deb --show --showformat='${Package} ${Version}\n' "$name"_*.deb
+done) >"$dir/versions"
+printf '%s\n' "$stamp" >"$dir/stamp"
+echo "the mail programs for the tests are in $dir"
