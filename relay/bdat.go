@@ -54,8 +54,8 @@ func (s *session) chunk(n int64, last bool) (r envelope.Reply, over bool) {
 		return s.refuseChunk(n, reply(503, 5, 1, "say MAIL first")), false
 	case len(s.env.Recipients) == 0:
 		return s.refuseChunk(n, reply(503, 5, 1, "no valid recipients")), false
-	case raw > s.guard.peer.terms.MaxMessageSize || raw < n:
-		r = tooLarge(s.guard.peer.terms.MaxMessageSize)
+	case raw > s.guard.peer.maxSize || raw < n:
+		r = tooLarge(s.guard.peer.maxSize)
 		s.refused(r, nil)
 		return s.refuseChunk(n, r), true
 	case s.message == nil:

@@ -82,12 +82,13 @@ func (g *guard) mail(line, arg string) string {
 		g.say(reply(503, 5, 1, "a mail transaction is under way; RSET ends it"))
 		return ""
 	}
-	env, refusal := parseMail(arg, g.peer.terms.MaxMessageSize)
+	env, refusal := parseMail(arg, g.peer.maxSize)
 	if !refusal.IsZero() {
 		g.refuseCommand(line, refusal)
 		return ""
 	}
 	s.offered = env
+	g.swap = swap{code: "250", with: []byte("250 2.1.0 sender ok\r\n")}
 	return line
 }
 
@@ -107,6 +108,7 @@ func (g *guard) rcpt(line, arg string) string {
 		return ""
 	}
 	s.candidate = r
+	g.swap = swap{code: "250", with: []byte("250 2.1.5 recipient ok\r\n")}
 	return line
 }
 

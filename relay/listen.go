@@ -93,7 +93,7 @@ func (s *Server) accept(k *socket) {
 // receive decides what becomes of a new connection. It does not block.
 func (s *Server) receive(k *socket, c net.Conn) {
 	t := k.terms.Load()
-	p := &peer{srv: s, terms: t, raw: c, addr: clientAddr(c.RemoteAddr())}
+	p := &peer{srv: s, terms: t, maxSize: t.maxSize(), raw: c, addr: clientAddr(c.RemoteAddr())}
 	p.log = t.set.Log.With("client", p.addr.String())
 	v := welcome
 	if !t.set.trusts(p.addr) {

@@ -17,12 +17,14 @@ import (
 // peer is one accepted connection, from accept to close. STARTTLS changes its guard and its library session; it stays
 // the same peer.
 type peer struct {
-	srv    *Server
-	terms  *terms
-	socket *socket // whose limits count it, nil for a refused connection
-	raw    net.Conn
-	addr   netip.Addr
-	log    *slog.Logger
+	srv   *Server
+	terms *terms
+	// maxSize is the largest content in octets that this session takes; it stays what EHLO said.
+	maxSize int64
+	socket  *socket // whose limits count it, nil for a refused connection
+	raw     net.Conn
+	addr    netip.Addr
+	log     *slog.Logger
 
 	mu       sync.Mutex
 	idle     bool
@@ -132,7 +134,7 @@ func (p *peer) library(session smtp.Session, offerTLS bool) *smtp.Server {
 	srv := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) { return session, nil }))
 	srv.Domain = p.terms.set.Hostname
 	srv.MaxRecipients = p.terms.MaxRecipients
-	srv.MaxMessageBytes = p.terms.MaxMessageSize
+	srv.MaxMessageBytes = p.maxSize
 	srv.MaxLineLength = 0
 	srv.EnableSMTPUTF8 = true
 	srv.EnableDSN = true

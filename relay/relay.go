@@ -106,6 +106,24 @@ type Options struct {
 	// of the 554 that others get.
 	TrustHint string
 	Listeners []Listener
+	// Carry returns the largest content in octets that some smarthost takes, as far as that is known, and 0 when no limit
+	// is known. A session never takes more, so that a message that cannot be handed on is refused at once; it may be nil.
+	Carry func() int64
+}
+
+// traceRoom is how much longer than the content that a client sends the message may be that a smarthost gets: the trace
+// header.
+const traceRoom = 2 << 10
+
+// maxSize returns the largest content in octets that a session takes now.
+func (t *terms) maxSize() int64 {
+	if t.set.Carry == nil {
+		return t.MaxMessageSize
+	}
+	if limit := t.set.Carry(); limit > 0 {
+		return min(t.MaxMessageSize, max(limit-traceRoom, 1))
+	}
+	return t.MaxMessageSize
 }
 
 // settings are Options that were checked, with defaults filled in. They are never changed.

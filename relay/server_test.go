@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -494,4 +495,41 @@ func TestServer_LeavesNothingBehind(t *testing.T) {
 	}
 	h.stop()
 	eventually(t, "the end of all goroutines", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// What no smarthost would take is refused at once, by the size that EHLO says.
+func TestServer_TakesNoMoreThanSomeSmarthostCarries(t *testing.T) {
+	var carry atomic.Int64
+	h := start(t, func(o *Options, _ *tuning) {
+		o.Listeners[0].MaxMessageSize = 100_000
+		o.Carry = carry.Load
+	})
+	offered := func(want string) *client {
+		c := h.dial()
+		c.expect("220 *")
+		c.send("EHLO client.example\r\n")
+		for {
+			line, err := c.line()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, size, ok := strings.Cut(line, "SIZE "); ok && size != want {
+				t.Errorf("EHLO says %q, want SIZE %s", line, want)
+			}
+			if strings.HasPrefix(line, "250 ") {
+				return c
+			}
+		}
+	}
+	offered("100000").command("QUIT", "221 *")
+	carry.Store(1_000_000)
+	offered("100000").command("QUIT", "221 *")
+	carry.Store(50_000 + traceRoom)
+	c := offered("50000")
+	c.command("MAIL FROM:<a@lan.example> SIZE=50001", "552 5.3.4 *")
+	c.command("MAIL FROM:<a@lan.example> SIZE=50000", "250 *")
+	c.command("RCPT TO:<b@example.com>", "250 *")
+	c.command("DATA", "354 *")
+	c.send(strings.Repeat("0123456\r\n", 5556) + ".\r\n") // 50004 octets
+	c.expect("552 5.3.4 *")
 }

@@ -90,7 +90,7 @@ func (s *session) open(chunked bool) envelope.Reply {
 			s.refused(r, err)
 			return r
 		}
-		m := newMessage(w, p.terms.MaxMessageSize, p.srv.tune.hops)
+		m := newMessage(w, p.maxSize, p.srv.tune.hops)
 		m.scan.chunked = chunked
 		m.trace(s.env, o, p.terms.set.Hostname, s.guard.tls)
 		if !m.refusal.IsZero() {
