@@ -39,7 +39,7 @@ type daemon struct {
 // start reads the configuration and brings the rooms up: the queue first, so that nothing is taken that cannot be
 // kept, and the listeners last. On an error what was up is down again.
 func start(path string, stderr io.Writer) (d *daemon, err error) {
-	cfg, warnings, err := config.Load(path)
+	cfg, warnings, err := load(path)
 	if err != nil {
 		return nil, fmt.Errorf("the configuration is not usable:\n%w", err)
 	}
@@ -74,6 +74,15 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 	return d, nil
 }
 
+// load reads a configuration that the relay can work by.
+func load(path string) (*config.Config, []config.Warning, error) {
+	cfg, warnings, err := config.Load(path)
+	if err == nil {
+		err = refuseSelf(cfg)
+	}
+	return cfg, warnings, err
+}
+
 func (d *daemon) warn(warnings []config.Warning) {
 	for _, w := range warnings {
 		d.log.Warn("configuration", "warning", w.String())
@@ -104,7 +113,7 @@ func (d *daemon) probe() {
 
 // reload reads the configuration again. A bad one changes nothing.
 func (d *daemon) reload() {
-	cfg, warnings, err := config.Load(d.path)
+	cfg, warnings, err := load(d.path)
 	if err != nil {
 		var faults config.Faults
 		if errors.As(err, &faults) {

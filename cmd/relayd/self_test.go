@@ -1,0 +1,75 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"relayd/internal/config"
+)
+
+func TestIsSelf(t *testing.T) {
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		listeners []string
+		remote    string
+		want      bool
+	}{
+		{[]string{":25"}, "127.0.0.1:25", true},
+		{[]string{":25"}, "127.0.0.1:587", false},
+		{[]string{":25"}, "[::1]:25", true},
+		{[]string{":25"}, "[::ffff:127.0.0.1]:25", true},
+		{[]string{":25"}, "192.0.2.1:25", false},
+		{[]string{"0.0.0.0:25"}, "127.0.0.2:25", true},
+		{[]string{"192.0.2.1:25"}, "127.0.0.1:25", false},
+		{[]string{"192.0.2.1:587", "127.0.0.1:25"}, "127.0.0.1:25", true},
+		{[]string{"127.0.0.1:0"}, "127.0.0.1:40000", false},
+	} {
+		cfg := &config.Config{}
+		for _, a := range c.listeners {
+			cfg.Listeners = append(cfg.Listeners, config.Listener{Address: a})
+		}
+		if got := isSelf(cfg)(netip.MustParseAddrPort(c.remote)); got != c.want {
+			t.Errorf("listeners %v, %s: %v", c.listeners, c.remote, got)
+		}
+	}
+	all := isSelf(&config.Config{Listeners: []config.Listener{{Address: ":25"}}})
+	for _, a := range own {
+		p := netip.MustParsePrefix(a.String())
+		if !all(netip.AddrPortFrom(p.Addr(), 25)) {
+			t.Errorf("%s is an address of this machine", p.Addr())
+		}
+	}
+}
+
+// A smarthost that is the relay itself is refused before anything is opened.
+func TestRelayd_RefusesToBeItsOwnSmarthost(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	s := newSite(t)
+	s.write("relayd.toml", fmt.Sprintf(`
+hostname = "relay.example"
+data_dir = "data"
+[[listener]]
+address = "127.0.0.1:%d"
+[[smarthost]]
+hosts = ["127.0.0.1:%d"]
+tls = "off"
+`, port, port), 0o600)
+	p := s.launch()
+	if err := p.wait(); err == nil {
+		t.Fatal("it started")
+	}
+	if !strings.Contains(p.log.String(), "is this relay itself") {
+		t.Errorf("it says: %s", p.log)
+	}
+}
