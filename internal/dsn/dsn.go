@@ -10,6 +10,8 @@ package dsn
 import (
 	"bytes"
 	"fmt"
+	"mime"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -52,53 +54,62 @@ type Recipient struct {
 	Host  string         // host:port whose reply it was, or "" when no host was reached
 	Reply envelope.Reply // that reply; zero when there was none
 	Words string         // what happened, in the relay's or the peer's words
+	// Expired is set when it was given up after being refused for the time being for too long.
+	Expired bool
 }
 
-// Compose returns the notification as message content with CRLF line ends.
+// Compose returns the notification as message content with CRLF line ends. Its header and its delivery-status are ASCII
+// whatever the addresses are; the words for a person and the original may be 8-bit, which is then declared.
 func Compose(r Report) []byte {
-	var b bytes.Buffer
-	boundary := "=_" + r.ID + "_" + r.MessageID
 	original := r.Original
 	if r.HeaderOnly {
 		original = header(original)
 	}
-	eightBit := !ascii(original) || !ascii([]byte(r.To))
+	var words, status bytes.Buffer
+	writeWords(&words, r)
+	writeStatus(&status, r)
 
+	var b bytes.Buffer
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\r\n", args...) }
-	line("From: Mail delivery at %s <postmaster@%s>", r.Reporter, r.Reporter)
+	boundary := "=_" + r.ID + "_" + r.MessageID
+	encoding := func(parts ...[]byte) {
+		for _, p := range parts {
+			if !ascii(p) {
+				line("Content-Transfer-Encoding: 8bit")
+				return
+			}
+		}
+	}
+	line("From: \"Mail delivery at %s\" <postmaster@%s>", r.Reporter, r.Reporter)
 	line("To: %s", r.To)
 	line("Date: %s", r.Now.Format(time.RFC1123Z))
 	line("Message-ID: <%s@%s>", r.ID, r.Reporter)
-	line("Subject: %s", subject(r))
+	folded(&b, "Subject: "+mime.QEncoding.Encode("utf-8", subject(r)))
 	line("Auto-Submitted: auto-replied")
 	line("MIME-Version: 1.0")
 	line("Content-Type: multipart/report; report-type=delivery-status;")
 	line("\tboundary=%q", boundary)
-	if eightBit {
-		line("Content-Transfer-Encoding: 8bit")
-	}
+	encoding(words.Bytes(), original)
 	line("")
 	line("This is a delivery status notification in MIME format.")
 	line("")
 	line("--%s", boundary)
 	line("Content-Type: text/plain; charset=utf-8")
-	line("Content-Transfer-Encoding: 8bit")
+	encoding(words.Bytes())
 	line("")
-	writeWords(&b, r)
+	b.Write(words.Bytes())
 	line("")
 	line("--%s", boundary)
 	line("Content-Type: message/delivery-status")
 	line("")
-	writeStatus(&b, r)
+	b.Write(status.Bytes())
 	line("--%s", boundary)
 	if r.HeaderOnly {
 		line("Content-Type: text/rfc822-headers")
 	} else {
 		line("Content-Type: message/rfc822")
 	}
-	if eightBit {
-		line("Content-Transfer-Encoding: 8bit")
-	}
+	encoding(original)
 	line("")
 	b.Write(original)
 	if !bytes.HasSuffix(original, []byte("\r\n")) {
@@ -145,7 +156,7 @@ func writeWords(b *bytes.Buffer, r Report) {
 	for _, rc := range r.Recipients {
 		line("")
 		line("  %s", clean(string(rc.Path)))
-		if rc.Host != "" {
+		if rc.Host != "" && !rc.Expired {
 			line("    The mail server %s answered:", clean(hostOnly(rc.Host)))
 		}
 		for _, w := range wrap(clean(rc.Words), 68) {
@@ -171,7 +182,7 @@ func writeWords(b *bytes.Buffer, r Report) {
 func writeStatus(b *bytes.Buffer, r Report) {
 	line := func(format string, args ...any) { fmt.Fprintf(b, format+"\r\n", args...) }
 	if r.EnvID != "" {
-		line("Original-Envelope-Id: %s", clean(decodeXtext(r.EnvID)))
+		folded(b, "Original-Envelope-Id: "+plain(decodeXtext(r.EnvID)))
 	}
 	line("Reporting-MTA: dns; %s", r.Reporter)
 	line("X-Queue-ID: %s", r.MessageID)
@@ -180,16 +191,16 @@ func writeStatus(b *bytes.Buffer, r Report) {
 	for _, rc := range r.Recipients {
 		if rc.ORcpt != "" {
 			kind, addr, _ := strings.Cut(rc.ORcpt, ";")
-			line("Original-Recipient: %s; %s", clean(kind), clean(decodeXtext(addr)))
+			folded(b, "Original-Recipient: "+plain(kind)+"; "+plain(decodeXtext(addr)))
 		}
-		line("Final-Recipient: %s; %s", addressType(rc.Path), clean(string(rc.Path)))
+		folded(b, "Final-Recipient: "+addressType(rc.Path)+"; "+plain(string(rc.Path)))
 		line("Action: %s", r.Action)
-		line("Status: %s", status(r.Action, rc.Reply))
+		line("Status: %s", status(r.Action, rc))
 		if rc.Host != "" {
-			line("Remote-MTA: dns; %s", clean(hostOnly(rc.Host)))
+			line("Remote-MTA: dns; %s", mtaName(rc.Host))
 		}
 		if !rc.Reply.IsZero() {
-			folded(b, "Diagnostic-Code: smtp; "+clean(rc.Reply.String()))
+			folded(b, "Diagnostic-Code: smtp; "+plain(rc.Reply.String()))
 		}
 		if r.Action == Delayed && !r.Until.IsZero() {
 			line("Will-Retry-Until: %s", r.Until.Format(time.RFC1123Z))
@@ -199,23 +210,24 @@ func writeStatus(b *bytes.Buffer, r Report) {
 }
 
 // status returns the Status field: the peer's own enhanced code where it fits the action, else what the action and
-// the reply's class say. A temporary reply that was given up on is an expiry (RFC 3463 section 3.5, X.4.7).
-func status(a Action, r envelope.Reply) string {
-	class := map[Action]int{Failed: 5, Delayed: 4, Relayed: 2}[a]
-	if r.Code/100 == class && r.Enhanced[0] == class {
-		return r.Enhanced.String()
+// the reply's class say (RFC 3463).
+func status(a Action, rc Recipient) string {
+	r, class := rc.Reply, 5
+	switch a {
+	case Delayed:
+		class = 4
+	case Relayed:
+		class = 2
 	}
 	switch {
-	case a == Relayed:
-		return "2.0.0"
+	case rc.Expired:
+		return "5.4.7" // delivery time expired
+	case r.Code/100 == class && r.Enhanced[0] == class:
+		return r.Enhanced.String()
 	case a == Delayed && r.IsZero():
 		return "4.4.1" // no answer from a host
-	case a == Delayed:
-		return "4.0.0"
-	case r.Permanent():
-		return "5.0.0"
 	}
-	return "5.4.7"
+	return fmt.Sprintf("%d.0.0", class)
 }
 
 func addressType(p envelope.Path) string {
@@ -230,6 +242,19 @@ func hostOnly(hostport string) string {
 		return strings.Trim(hostport[:i], "[]")
 	}
 	return hostport
+}
+
+// mtaName returns a host as RFC 3464 section 2.3.5 names it: an address as an address literal.
+func mtaName(hostport string) string {
+	host := hostOnly(hostport)
+	a, err := netip.ParseAddr(host)
+	switch {
+	case err != nil:
+		return plain(host)
+	case a.Is4():
+		return "[" + host + "]"
+	}
+	return "[IPv6:" + host + "]"
 }
 
 func plural(n int, one, many string) string {

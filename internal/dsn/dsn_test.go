@@ -121,7 +121,7 @@ func TestCompose_ForeignTextIsHarmless(t *testing.T) {
 		t.Errorf("foreign text took effect:\n%q", content)
 	}
 	for line := range strings.SplitSeq(string(content), "\r\n") {
-		if len(line) > 998 && !strings.HasPrefix(line, "Original-") {
+		if len(line) > 998 {
 			t.Errorf("a line of %d octets", len(line))
 		}
 		if strings.ContainsAny(line, "\r\n") {
@@ -132,22 +132,23 @@ func TestCompose_ForeignTextIsHarmless(t *testing.T) {
 
 func TestStatus(t *testing.T) {
 	for _, c := range []struct {
-		action Action
-		reply  envelope.Reply
-		want   string
+		action  Action
+		reply   envelope.Reply
+		expired bool
+		want    string
 	}{
-		{Failed, envelope.Reply{Code: 550, Enhanced: envelope.EnhancedCode{5, 7, 1}}, "5.7.1"},
-		{Failed, envelope.Reply{Code: 550}, "5.0.0"},
-		{Failed, envelope.Reply{Code: 550, Enhanced: envelope.EnhancedCode{4, 7, 1}}, "5.0.0"},
-		{Failed, envelope.Reply{Code: 451, Enhanced: envelope.EnhancedCode{4, 2, 1}}, "5.4.7"},
-		{Failed, envelope.Reply{}, "5.4.7"},
-		{Delayed, envelope.Reply{Code: 451, Enhanced: envelope.EnhancedCode{4, 2, 1}}, "4.2.1"},
-		{Delayed, envelope.Reply{Code: 451}, "4.0.0"},
-		{Delayed, envelope.Reply{}, "4.4.1"},
-		{Relayed, envelope.Reply{Code: 250, Enhanced: envelope.EnhancedCode{2, 6, 0}}, "2.6.0"},
-		{Relayed, envelope.Reply{Code: 250}, "2.0.0"},
+		{Failed, envelope.Reply{Code: 550, Enhanced: envelope.EnhancedCode{5, 7, 1}}, false, "5.7.1"},
+		{Failed, envelope.Reply{Code: 550}, false, "5.0.0"},
+		{Failed, envelope.Reply{Code: 550, Enhanced: envelope.EnhancedCode{4, 7, 1}}, false, "5.0.0"},
+		{Failed, envelope.Reply{Code: 451, Enhanced: envelope.EnhancedCode{4, 2, 1}}, true, "5.4.7"},
+		{Failed, envelope.Reply{}, false, "5.0.0"},
+		{Delayed, envelope.Reply{Code: 451, Enhanced: envelope.EnhancedCode{4, 2, 1}}, false, "4.2.1"},
+		{Delayed, envelope.Reply{Code: 451}, false, "4.0.0"},
+		{Delayed, envelope.Reply{}, false, "4.4.1"},
+		{Relayed, envelope.Reply{Code: 250, Enhanced: envelope.EnhancedCode{2, 6, 0}}, false, "2.6.0"},
+		{Relayed, envelope.Reply{Code: 250}, false, "2.0.0"},
 	} {
-		if got := status(c.action, c.reply); got != c.want {
+		if got := status(c.action, Recipient{Reply: c.reply, Expired: c.expired}); got != c.want {
 			t.Errorf("status(%s, %s) = %s, want %s", c.action, c.reply, got, c.want)
 		}
 	}
@@ -171,6 +172,27 @@ func TestCompose_WordsForAPerson(t *testing.T) {
 		}
 		if !strings.Contains(parts[1], "Action: "+string(action)+"\r\n") || h.Get("Subject") == "" {
 			t.Errorf("%s: %s", action, parts[1])
+		}
+	}
+}
+
+// What programs read is ASCII, also where addresses and words are not; 8-bit parts say so.
+func TestCompose_NonASCII(t *testing.T) {
+	r := testReport()
+	r.Recipients[0].Path, r.Recipients[0].Host = "jörg@müller.example", "192.0.2.1:587"
+	r.Recipients[0].Reply.Text, r.Recipients[0].Words = "Empfänger unbekannt", "550 Empfänger unbekannt"
+	content := Compose(r)
+	h, parts := parse(t, content)
+	head, _, _ := bytes.Cut(content, []byte("\r\n\r\n"))
+	if !ascii(head) || !ascii([]byte(parts[1])) {
+		t.Errorf("raw 8-bit where it may not be:\n%s\n%s", head, parts[1])
+	}
+	if h.Get("Content-Transfer-Encoding") != "8bit" {
+		t.Error("an 8-bit part is not declared at the top")
+	}
+	for _, want := range []string{`Final-Recipient: utf-8; j\x{F6}rg@m\x{FC}ller.example`, "Remote-MTA: dns; [192.0.2.1]"} {
+		if !strings.Contains(parts[1], want) {
+			t.Errorf("%q is missing in\n%s", want, parts[1])
 		}
 	}
 }

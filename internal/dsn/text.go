@@ -12,6 +12,9 @@ import (
 // maxText bounds a piece of foreign text in a report, in octets.
 const maxText = 2000
 
+// maxWord is the longest piece of foreign text without a space that stays in one piece, in octets.
+const maxWord = 900
+
 // clean makes foreign text safe to stand on one line: what is not printable becomes a question mark, line ends
 // become spaces, and it is cut at maxText octets.
 func clean(s string) string {
@@ -29,11 +32,36 @@ func clean(s string) string {
 	}, s)
 }
 
-// wrap breaks s at spaces into lines of at most width octets where it can.
+// plain is clean in ASCII, for fields that programs read: other characters are written as in RFC 6533's
+// utf-8-addr-xtext, \x{E9}.
+func plain(s string) string {
+	var b strings.Builder
+	for _, r := range clean(s) {
+		if r < utf8.RuneSelf {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, "\\x{%X}", r)
+		}
+	}
+	return b.String()
+}
+
+// wrap breaks s at spaces into lines of at most width octets where it can, and in the middle of a word before the 998
+// octets that a line may have (RFC 5322 section 2.1.1).
 func wrap(s string, width int) []string {
 	var lines []string
 	var line string
 	for word := range strings.FieldsSeq(s) {
+		for len(word) > maxWord {
+			if line != "" {
+				lines, line = append(lines, line), ""
+			}
+			cut := maxWord
+			for cut > 0 && !utf8.RuneStart(word[cut]) {
+				cut--
+			}
+			lines, word = append(lines, word[:cut]), word[cut:]
+		}
 		switch {
 		case line == "":
 			line = word
@@ -57,12 +85,12 @@ func folded(b *bytes.Buffer, field string) {
 	}
 }
 
-// header returns the header of content: all up to the empty line, or all of it.
+// header returns the header of content: all up to the empty line, or all whole lines of it.
 func header(content []byte) []byte {
 	if i := bytes.Index(content, []byte("\r\n\r\n")); i >= 0 {
 		return content[:i+2]
 	}
-	return content
+	return content[:bytes.LastIndex(content, []byte("\n"))+1]
 }
 
 func ascii(b []byte) bool {
