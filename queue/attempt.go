@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -27,16 +28,25 @@ func (q *Queue) startAttempt(it *item, route string) {
 // attempt makes one try to hand on the message of sl by route, and tells the scheduler what came of it.
 func (q *Queue) attempt(it *item, sl slot, c *cached, route string) {
 	r, err := q.load(sl.ID, c)
-	if err != nil {
-		q.unreadable(it, sl, err)
+	switch {
+	case errors.Is(err, errDamaged), errors.Is(err, ErrNotFound):
+		q.unreadable(it, sl, nil, err)
+		return
+	case err != nil: // the store is away and the queue is closing; nothing is known of the message
+		q.scheduler.post(func() { q.scheduler.finishWait(it, sl) })
 		return
 	}
 	// The scheduler, whose clock nobody can set, found the message due; what a wall clock says now cannot undo that.
-	due := r.waiting(latest(q.now(), time.Unix(0, sl.Due)))
+	now := latest(q.now(), time.Unix(0, sl.Due))
+	due := r.waiting(now)
 	legs := q.transport().Legs(r.Origin, r.pick(due))
 	leg := legOf(legs, route)
+	next := stand{due: joinRoutes(legs)}
+	if next.later = r.later(now); !next.later.IsZero() {
+		next.all = q.slotOf(r).Routes
+	}
 	if leg == nil {
-		q.elsewhere(it, r, sl, due, joinRoutes(legs))
+		q.elsewhere(it, r, sl, due, next)
 		return
 	}
 	indexes := make([]int, len(leg.Recipients))
@@ -46,25 +56,25 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, route string) {
 	content := q.content(r, c)
 	a := q.deliver(r, indexes, route, content)
 	switch {
-	case content.err != nil:
-		q.unreadable(it, sl, content.err)
+	case content.err != nil && !a.Decided():
+		q.unreadable(it, sl, r, content.err)
 	case a.Site != nil:
 		q.log.LogAttrs(context.Background(), slog.LevelDebug, "waiting", slog.String("queue_id", r.ID.String()),
 			slog.String("route", route), slog.String("reason", a.Site.String()))
-		q.scheduler.post(func() { q.scheduler.finishSite(it, joinRoutes(legs), route, a.Site, a.RetryAt) })
+		q.scheduler.post(func() { q.scheduler.finishSite(it, next, route, a.Site, a.RetryAt) })
 	default:
 		q.settle(it, sl, r, indexes, a, route, content)
 	}
 }
 
 // elsewhere files an item for which there is nothing to do on the route that it stood before.
-func (q *Queue) elsewhere(it *item, r *record, sl slot, due []int, routes string) {
+func (q *Queue) elsewhere(it *item, r *record, sl slot, due []int, next stand) {
 	if len(due) == 0 {
 		q.scheduler.post(func() { q.scheduler.finishWait(it, sl) })
 		return
 	}
 	q.log.LogAttrs(context.Background(), slog.LevelDebug, "rerouted", slog.String("queue_id", r.ID.String()))
-	q.scheduler.post(func() { q.scheduler.finishMoved(it, routes) })
+	q.scheduler.post(func() { q.scheduler.finishMoved(it, next) })
 }
 
 func latest(a, b time.Time) time.Time {
@@ -102,6 +112,7 @@ func (q *Queue) deliver(r *record, indexes []int, route string, content *content
 		if p := recover(); p != nil {
 			q.log.Error("the attempt panicked; the message is deferred", "queue_id", r.ID.String(), "panic", fmt.Sprint(p),
 				"stack", string(debug.Stack()))
+			content.panicked = true
 			failure := &envelope.Failure{Scope: envelope.ScopeMessage, Reason: "an internal error; the log of the relay has the details"}
 			a = envelope.Attempt{Host: route, Results: slices.Repeat([]envelope.Result{{Failure: failure}}, len(indexes))}
 		}
@@ -114,13 +125,10 @@ func (q *Queue) deliver(r *record, indexes []int, route string, content *content
 func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.Attempt, route string, from *content) {
 	p, now := *q.policy.Load(), q.now()
 	v := settle(r, indexes, a, p, now)
-	var reports []*report
-	for _, n := range v.notices(a, p, now) {
-		reports = append(reports, q.report(&v, n, a.Host, from))
+	if from.panicked {
+		v.isolate(now)
 	}
-	if rep := q.toPostmaster(&v, a.Host, from); rep != nil {
-		reports = append(reports, rep)
-	}
+	reports := q.reports(&v, v.notices(a, p, now), a.Host, from)
 	main := &change{id: r.ID, oldSlot: sl, hasOld: true}
 	_, waits := v.record.next()
 	if waits {
@@ -140,8 +148,8 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 			q.log.Warn("an outcome could not be recorded; the message will be tried again", "queue_id", r.ID.String(), "error", err)
 			return
 		}
-		q.logVerdict(&v)
-		q.logUnreported(&v, len(reports) > 0)
+		q.logVerdict(&v, a.PossibleDuplicate)
+		q.logUnreported(&v)
 		if !waits && r.Spooled {
 			q.removeSpooled(r.ID)
 		}
@@ -164,26 +172,39 @@ func (q *Queue) removeSpooled(id ID) {
 	}
 }
 
-// slotOf returns the line of the due index for r, with the routes that its next recipients take.
+// slotOf returns the line of the due index for r, with the routes that its recipients take.
 func (q *Queue) slotOf(r *record) slot {
 	at, _ := r.next()
 	sl := slot{ID: r.ID, Due: at.UnixNano(), Size: r.Size}
 	if r.Held {
 		sl.Due = heldDue
 	}
-	sl.Routes = joinRoutes(q.transport().Legs(r.Origin, r.pick(r.waiting(at))))
+	sl.Routes = joinRoutes(q.transport().Legs(r.Origin, r.pick(r.unsettled())))
 	return sl
 }
 
-// unreadable sets a message aside whose record or content cannot be read.
-func (q *Queue) unreadable(it *item, sl slot, cause error) {
-	ch := &change{id: sl.ID, oldSlot: sl, hasOld: true, quarantine: cause.Error()}
-	q.committer.submit(&request{changes: []*change{ch}, keep: true, done: func(err error) {
+// unreadable sets a message aside whose record or content cannot be read, and tells its sender where the record r says
+// who that is; r is nil when it cannot be read itself.
+func (q *Queue) unreadable(it *item, sl slot, r *record, cause error) {
+	changes := []*change{{id: sl.ID, oldSlot: sl, hasOld: true, quarantine: cause.Error()}}
+	var reports []*report
+	if r != nil {
+		v := verdict{record: r.clone(), failed: r.unsettled(), words: map[int]string{}}
+		for _, i := range v.failed {
+			v.words[i] = "The message was damaged on the disk of the mail relay and cannot be sent; please send it again."
+		}
+		reports = q.reports(&v, v.notices(envelope.Attempt{}, Policy{}, q.now()), "", nil)
+		for _, rep := range reports {
+			changes = append(changes, rep.change())
+		}
+	}
+	q.committer.submit(&request{changes: changes, keep: true, done: func(err error) {
 		if err != nil {
 			return
 		}
 		q.log.Error("a message cannot be read; it is set aside in quarantine", "queue_id", sl.ID.String(), "error", cause)
 		q.quarantined.Add(1)
+		q.takeOver(sl.ID, reports)
 		q.scheduler.post(func() { q.scheduler.finishGone(it) })
 	}})
 }
@@ -217,6 +238,8 @@ type content struct {
 	rec *record
 	c   *cached
 	err error // the content is damaged or missing
+
+	panicked bool // the attempt was ended by a fault in the relay
 }
 
 func (q *Queue) content(r *record, c *cached) *content { return &content{q: q, rec: r, c: c} }
@@ -226,8 +249,11 @@ func (q *Queue) content(r *record, c *cached) *content { return &content{q: q, r
 func (c *content) open() (io.ReadCloser, error) {
 	if c.rec.Spooled {
 		f, err := os.Open(c.q.spool.path(c.rec.ID))
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil, c.damaged(err)
+		}
+		if err != nil {
+			return nil, err // such as too many open files: the message is as it was
 		}
 		return &checkedReader{c: c, r: f, Closer: f}, nil
 	}
@@ -284,14 +310,12 @@ func (r *checkedReader) Read(p []byte) (int, error) {
 	switch {
 	case err == io.EOF && r.sum != r.c.rec.Sum:
 		return n, r.c.damaged(errors.New("its spool file does not match its checksum"))
-	case err != nil && err != io.EOF:
-		return n, r.c.damaged(err)
 	}
 	return n, err
 }
 
 // logVerdict writes a line for each event of an attempt.
-func (q *Queue) logVerdict(v *verdict) {
+func (q *Queue) logVerdict(v *verdict, doubtful bool) {
 	for _, e := range v.events {
 		level := slog.LevelInfo
 		if e.What == "failed" {
@@ -303,20 +327,31 @@ func (q *Queue) logVerdict(v *verdict) {
 			slog.Duration("age", e.At.Sub(v.record.ReceivedAt).Round(time.Millisecond))}
 		if e.What == "deferred" {
 			at, _ := v.record.next()
-			attrs = append(attrs, slog.Time("next_attempt", at))
+			attrs = append(attrs, slog.Time("next_attempt", at), slog.Bool("possible_duplicate", doubtful))
 		}
 		q.log.LogAttrs(context.Background(), level, e.What, attrs...)
 	}
+	if v.record.Held {
+		q.log.Error("held: its handling keeps failing by a fault in the relay; please report it, and release it after an update",
+			"queue_id", v.record.ID.String(), "panics", v.record.Panics)
+	}
 }
 
-// logUnreported says that recipients have failed and nobody is told: the log is then the only place that knows.
-func (q *Queue) logUnreported(v *verdict, reported bool) {
+// logUnreported says which recipients have failed without anybody being told: the log is then the only place that
+// knows.
+func (q *Queue) logUnreported(v *verdict) {
+	var silent []string
+	for _, i := range v.failed {
+		if !v.told[i] {
+			silent = append(silent, string(v.record.Envelope.Recipients[i].Path))
+		}
+	}
 	switch {
-	case len(v.failed) == 0 || reported:
+	case len(silent) == 0:
 	case v.record.Report:
 		q.unreported.Add(1)
-		q.log.Error("a report could not be delivered; its recipient will not hear of the failure", "queue_id", v.record.ID.String())
+		q.log.Error("a report could not be delivered; its recipient will not hear of the failure", "queue_id", v.record.ID.String(), "to", silent[0])
 	default:
-		q.log.Warn("not reported: the sender is null or asked for no report", "queue_id", v.record.ID.String())
+		q.log.Warn("not reported: the sender is null or asked for no report", "queue_id", v.record.ID.String(), "to", strings.Join(silent, " "))
 	}
 }

@@ -22,6 +22,8 @@ type request struct {
 	// gets errStore, and what may have reached the disk is undone.
 	keep bool
 	done func(error)
+	// undone, where it is set, is called after done got errStore, once it is sure that nothing of the request is on disk.
+	undone func()
 }
 
 // committer is the one goroutine that writes. It takes one request, drains what else is waiting, and commits all in
@@ -36,9 +38,12 @@ type committer struct {
 	open func(dir string) (*store, error)
 
 	requests chan *request
-	quit     chan struct{}
+	quit     chan struct{} // a recovery gives up
+	last     chan struct{} // no request comes any more
 	stopped  chan struct{}
 	broken   atomic.Bool
+	gate     sync.RWMutex // held for reading while a request is handed over
+	closed   bool
 
 	mu    sync.RWMutex // held for writing while the store is replaced
 	store *store
@@ -57,6 +62,7 @@ func newCommitter(dir string, st *store, log *slog.Logger) *committer {
 		dir: dir, log: log, open: openStore, store: st,
 		requests: make(chan *request, batchRequests),
 		quit:     make(chan struct{}),
+		last:     make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
 }
@@ -70,13 +76,23 @@ func (c *committer) submit(r *request) {
 		}
 	}
 	if c.broken.Load() && !r.keep {
-		r.done(errStore)
+		r.refuse()
 		return
 	}
-	select {
-	case c.requests <- r:
-	case <-c.stopped:
+	c.gate.RLock()
+	defer c.gate.RUnlock()
+	if c.closed {
 		r.done(ErrClosed)
+		return
+	}
+	c.requests <- r // the committer takes requests until it is closed
+}
+
+// refuse answers a request of which nothing was written.
+func (r *request) refuse() {
+	r.done(errStore)
+	if r.undone != nil {
+		r.undone()
 	}
 }
 
@@ -103,7 +119,7 @@ func (c *committer) run() {
 		select {
 		case first := <-c.requests:
 			c.write(c.drain(first))
-		case <-c.quit:
+		case <-c.last:
 			for {
 				select {
 				case first := <-c.requests:
@@ -170,7 +186,7 @@ func (c *committer) recover(batch []*request, cause error) {
 	c.broken.Store(true)
 	defer c.broken.Store(false)
 	c.log.Error("the queue's store has failed; no mail is taken until it is back", "error", cause)
-	var kept []*request
+	var kept, failed []*request
 	var undo []*change
 	for _, r := range batch {
 		if r.keep {
@@ -180,6 +196,7 @@ func (c *committer) recover(batch []*request, cause error) {
 		for _, ch := range r.changes {
 			undo = append(undo, ch.undo())
 		}
+		failed = append(failed, r)
 		r.done(errStore)
 	}
 	for pause := reopenPause; ; pause = min(2*pause, reopenMax) {
@@ -188,18 +205,46 @@ func (c *committer) recover(batch []*request, cause error) {
 			break
 		}
 		c.log.Error("the queue's store is still failing", "error", err, "next_try", pause.String())
+		if more, ok := c.wait(pause); ok {
+			kept = append(kept, more...)
+			continue
+		}
+		for _, r := range kept {
+			r.done(ErrClosed)
+		}
+		return
+	}
+	c.log.Info("the queue's store is back")
+	for _, r := range failed {
+		if r.undone != nil {
+			r.undone()
+		}
+	}
+	for _, r := range kept {
+		r.done(nil)
+	}
+}
+
+// wait waits out a pause of the recovery. Intake that was handed over before the store failed gets its answer; what
+// is to be kept joins the rest. ok is false when the committer is being closed.
+func (c *committer) wait(pause time.Duration) (kept []*request, ok bool) {
+	after := time.After(pause)
+	for {
 		select {
-		case <-time.After(pause):
+		case <-after:
+			return kept, true
+		case r := <-c.requests:
+			if r.keep {
+				kept = append(kept, r)
+			} else {
+				r.refuse()
+			}
 		case <-c.quit:
 			for _, r := range kept {
 				r.done(ErrClosed)
 			}
-			return
+			return nil, false
 		}
-	}
-	c.log.Info("the queue's store is back")
-	for _, r := range kept {
-		r.done(nil)
 	}
 }
 
@@ -226,6 +271,10 @@ func (c *committer) reopen(changes []*change) error {
 // close commits what was submitted, stops the goroutine and closes the store.
 func (c *committer) close() error {
 	close(c.quit)
+	c.gate.Lock() // what is being handed over is taken first
+	c.closed = true
+	c.gate.Unlock()
+	close(c.last)
 	<-c.stopped
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -100,9 +100,10 @@ func (q *Queue) claim(action Action, ids []ID) []*item {
 
 // operatePending does what was asked for while the item was busy.
 func (q *Queue) operatePending(it *item, actions []Action) {
-	q.attempts.Go(func() {
+	id := it.slot.ID
+	q.others.Go(func() {
 		if err := q.operate([]*item{it}, actions); err != nil {
-			q.log.Warn("an operator's action could not be done", "queue_id", it.slot.ID.String(), "error", err)
+			q.log.Warn("an operator's action could not be done", "queue_id", id.String(), "error", err)
 		}
 	})
 }
@@ -121,6 +122,10 @@ func (q *Queue) operate(items []*item, actions []Action) error {
 	var failed error
 	for _, it := range items {
 		op, err := q.operateOne(it, actions)
+		if errors.Is(err, errDamaged) {
+			q.unreadable(it, it.slot, nil, err)
+			continue
+		}
 		if err != nil {
 			failed = errors.Join(failed, err)
 			op = operation{finish: func() { q.scheduler.finishWait(it, it.slot) }}
@@ -178,6 +183,11 @@ func (q *Queue) operateOne(it *item, actions []Action) (operation, error) {
 		op.change = ch
 		r.note(Event{At: now, What: what, Words: "by an operator"})
 		q.log.LogAttrs(context.Background(), slog.LevelInfo, what, slog.String("queue_id", r.ID.String()))
+		if a == ActionRelease {
+			if rep := q.warn(r); rep != nil { // the senders of held messages are not told that they are late
+				op.reports = append(op.reports, rep)
+			}
+		}
 		if a == ActionDelete {
 			r.Gone = true
 			ch.remove, ch.history = true, r
@@ -224,6 +234,7 @@ func act(r *record, a Action, now time.Time) string {
 func dueNow(r *record, now time.Time) {
 	for i := range r.Recipients {
 		if s := &r.Recipients[i]; s.Status == StatusWaiting && s.Next.After(now) {
+			s.Waited -= min(s.Waited, s.Next.Sub(now))
 			s.Next = now
 		}
 	}

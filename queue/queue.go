@@ -85,15 +85,17 @@ func (q *Queue) restore(st *store) (err error) {
 		return fmt.Errorf("cannot clean the spool: %w", err)
 	}
 	var last ID
-	err = st.slots(func(sl slot) error {
+	damaged, err := st.slots(func(sl slot) {
 		q.scheduler.insert(sl, nil, false)
 		q.total.Add(1)
 		q.bytes.Add(sl.Size)
 		last = max(last, sl.ID)
-		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("cannot read the queue in %s: %w", q.dir, err)
+	}
+	if damaged > 0 {
+		q.log.Error("lines of the due index are damaged; they are made anew from their messages", "lines", damaged)
 	}
 	q.ids.last = last
 	n, err := st.quarantined()
@@ -113,6 +115,7 @@ func (q *Queue) Start() {
 	q.others.Go(q.scheduler.run)
 	q.others.Go(q.prune)
 	q.others.Go(q.warnings)
+	q.others.Go(q.audit)
 }
 
 // Configure replaces the transport, the name in reports and the policy, and has every route tried anew.
@@ -143,6 +146,9 @@ func (q *Queue) Close(ctx context.Context) error {
 	}
 	q.cancel()
 	q.attempts.Wait()
+	if q.started && !q.committer.broken.Load() {
+		q.finishPending()
+	}
 	err := q.committer.close()
 	if q.started {
 		q.scheduler.post(func() { q.scheduler.quit = true })
@@ -151,26 +157,94 @@ func (q *Queue) Close(ctx context.Context) error {
 	return err
 }
 
+// finishPending does what operators asked for of messages whose attempts have ended with the daemon.
+func (q *Queue) finishPending() {
+	// Once an empty request is through, so are the outcomes before it, and the scheduler knows them.
+	if err := q.committer.commit(true); err != nil {
+		return
+	}
+	var claimed []*item
+	q.scheduler.do(func() {
+		for _, it := range q.scheduler.items {
+			if len(it.pending) > 0 && q.scheduler.claim(it) {
+				claimed = append(claimed, it)
+			}
+		}
+	})
+	for _, it := range claimed {
+		if err := q.operate([]*item{it}, it.pending); err != nil {
+			q.log.Warn("an operator's action could not be done before the end", "error", err)
+		}
+	}
+}
+
+// audit looks once, after the start, for messages that the due index does not name, and gives them their line back. The
+// start itself does not look at messages, so that it takes no longer for a long queue.
+func (q *Queue) audit() {
+	upTo, after := q.ids.lastBefore(), ID(0)
+	for after < upTo {
+		var records []*record
+		last := after
+		err := q.committer.read(func(s *store) (err error) {
+			records, last, err = s.page(after, applyBatch)
+			return err
+		})
+		if err == nil && last == after {
+			return
+		}
+		if err == nil {
+			q.restoreSlots(records, upTo)
+			after = last
+		}
+		select {
+		case <-q.ctx.Done():
+			return
+		case <-time.After(auditPause):
+		}
+	}
+}
+
+// auditPause is how long the audit rests between two pages.
+const auditPause = 20 * time.Millisecond
+
+func (q *Queue) restoreSlots(records []*record, upTo ID) {
+	var missing []*record
+	q.scheduler.do(func() {
+		for _, r := range records {
+			if r.ID <= upTo && q.scheduler.items[r.ID] == nil {
+				missing = append(missing, r)
+			}
+		}
+	})
+	for _, r := range missing {
+		// It may have been settled since the page was read; the record goes before the item does.
+		var found bool
+		if err := q.retryRead(func(s *store) (err error) { found, err = s.queued(r.ID); return err }); err != nil || !found {
+			continue
+		}
+		sl := q.slotOf(r)
+		if err := q.committer.commit(true, &change{id: r.ID, newSlot: sl, hasNew: true}); err != nil {
+			return
+		}
+		q.log.Error("a message was missing in the due index; it is back", "queue_id", r.ID.String())
+		q.scheduler.add(sl, nil)
+	}
+}
+
 // prune removes old lines of history, a few at a time.
 func (q *Queue) prune() {
-	const limit = 500
 	for pause := time.Minute; ; {
 		select {
 		case <-q.ctx.Done():
 			return
 		case <-time.After(pause):
 		}
-		keep := q.policy.Load().History
-		var removed int
-		err := q.committer.read(func(s *store) (err error) {
-			removed, err = s.pruneHistory(q.now().Add(-keep), limit)
-			return err
-		})
-		if err != nil {
-			q.log.Warn("old lines of history could not be removed", "error", err)
+		ch := &change{prune: q.now().Add(-q.policy.Load().History)}
+		if err := q.committer.commit(true, ch); err != nil {
+			return
 		}
 		pause = time.Hour
-		if removed == limit {
+		if ch.pruned == pruneLimit {
 			pause = time.Second
 		}
 	}

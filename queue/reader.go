@@ -51,7 +51,7 @@ func (r *Reader) Body(id string) (io.ReadCloser, error) { return openBody(r.read
 func (r *Reader) Counts() (Counts, error) {
 	var c Counts
 	now := time.Now().UnixNano()
-	err := r.store.slots(func(sl slot) error {
+	_, err := r.store.slots(func(sl slot) {
 		c.Bytes += sl.Size
 		switch {
 		case sl.Due == heldDue:
@@ -61,7 +61,6 @@ func (r *Reader) Counts() (Counts, error) {
 		default:
 			c.Deferred++
 		}
-		return nil
 	})
 	if err != nil {
 		return c, err

@@ -27,7 +27,9 @@ type record struct {
 	// Report is set on the reports that the relay wrote itself: no report is ever made about one (RFC 3461 section 6.1).
 	Report     bool             `json:"report,omitempty"`
 	Attempts   int              `json:"attempts,omitempty"`
-	Recipients []recipientState `json:"recipients"` // beside Envelope.Recipients, in order
+	Doubts     int              `json:"doubts,omitempty"` // attempts that may have delivered it (RFC 1047)
+	Panics     int              `json:"panics,omitempty"` // attempts that a fault in the relay ended
+	Recipients []recipientState `json:"recipients"`       // beside Envelope.Recipients, in order
 	Smarthost  string           `json:"smarthost,omitempty"`
 	LastError  string           `json:"last_error,omitempty"`
 	Events     []Event          `json:"events,omitempty"`
@@ -41,6 +43,9 @@ type recipientState struct {
 	Attempts  int       `json:"attempts,omitempty"`
 	LastReply string    `json:"last_reply,omitempty"`
 	Next      time.Time `json:"next,omitzero"`
+	// Waited is how long the pauses between its attempts were in sum; max_age is measured in it. No clock that is set,
+	// no outage of a smarthost and no time that the daemon was down counts.
+	Waited time.Duration `json:"waited,omitempty"`
 	// Warned is set when the sender was told that this recipient waits.
 	Warned bool `json:"warned,omitempty"`
 }
@@ -71,6 +76,27 @@ func (r *record) next() (at time.Time, ok bool) {
 		}
 	}
 	return at, ok
+}
+
+// later returns when the first recipient is due that waits and is not due at now; zero when there is none.
+func (r *record) later(now time.Time) (at time.Time) {
+	for _, s := range r.Recipients {
+		if s.Status == StatusWaiting && s.Next.After(now) && (at.IsZero() || s.Next.Before(at)) {
+			at = s.Next
+		}
+	}
+	return at
+}
+
+// unsettled returns the indexes of all recipients that wait.
+func (r *record) unsettled() []int {
+	var all []int
+	for i, s := range r.Recipients {
+		if s.Status == StatusWaiting {
+			all = append(all, i)
+		}
+	}
+	return all
 }
 
 // waiting returns the indexes of the recipients that wait and are due at now.
@@ -156,8 +182,8 @@ type slot struct {
 	ID   ID
 	Due  int64 // nanoseconds since the epoch; heldDue for a message that is held
 	Size int64
-	// Routes are the routes that its next attempt takes, joined by routeSeparator, as a hint: the routes are decided anew
-	// at each attempt.
+	// Routes are the routes that its waiting recipients take, joined by routeSeparator, as a hint: the routes are decided
+	// anew at each attempt.
 	Routes string
 }
 
@@ -173,7 +199,7 @@ func (s slot) several() bool { return strings.Contains(s.Routes, routeSeparator)
 const (
 	heldDue    = math.MaxInt64
 	slotKey    = 8 + 8
-	slotHeader = 1 + 8
+	slotHeader = 8
 )
 
 func (s slot) key() []byte {
@@ -185,19 +211,19 @@ func (s slot) key() []byte {
 
 func (s slot) value() []byte {
 	v := make([]byte, slotHeader, slotHeader+len(s.Routes))
-	v[0] = valueVersion
-	binary.BigEndian.PutUint64(v[1:], uint64(s.Size))
-	return append(v, s.Routes...)
+	binary.BigEndian.PutUint64(v, uint64(s.Size))
+	return sealValue(append(v, s.Routes...))
 }
 
 func decodeSlot(k, v []byte) (slot, error) {
-	if len(k) != slotKey || len(v) < slotHeader || v[0] != valueVersion {
+	v, err := openValue(v)
+	if err != nil || len(k) != slotKey || len(v) < slotHeader {
 		return slot{}, errDamaged
 	}
 	return slot{
 		Due:    int64(binary.BigEndian.Uint64(k)),
 		ID:     ID(binary.BigEndian.Uint64(k[8:])),
-		Size:   int64(binary.BigEndian.Uint64(v[1:])),
+		Size:   int64(binary.BigEndian.Uint64(v)),
 		Routes: string(v[slotHeader:]),
 	}, nil
 }

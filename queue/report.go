@@ -12,8 +12,9 @@ import (
 // reportContent is the most of a message that its report carries, in octets; of a larger one it carries the header.
 const reportContent = 50_000
 
-// notice is what the sender of a message is to be told about some of its recipients, in one report.
+// notice is what somebody, mostly the sender of a message, is to be told about some of its recipients, in one report.
 type notice struct {
+	to         envelope.Path
 	action     dsn.Action
 	recipients []int // indexes into the record's
 }
@@ -28,7 +29,7 @@ func (v verdict) notices(a envelope.Attempt, p Policy, now time.Time) []notice {
 	}
 	var out []notice
 	add := func(action dsn.Action, from []int, wanted func(int) bool) {
-		n := notice{action: action}
+		n := notice{to: r.Envelope.ReversePath, action: action}
 		for _, i := range from {
 			if wanted(i) {
 				n.recipients = append(n.recipients, i)
@@ -62,34 +63,60 @@ func (r *record) wantsWarning(i int) bool {
 // whose replies there are.
 func (q *Queue) report(v *verdict, n notice, host string, from *content) *report {
 	r, now := v.record, q.now()
-	original, err := from.start(inlineLimit)
-	if err != nil {
-		q.log.Warn("a report goes out without the message that it is about", "queue_id", r.ID.String(), "error", err)
+	var original []byte
+	if from != nil {
+		var err error
+		if original, err = from.start(inlineLimit); err != nil {
+			q.log.Warn("a report goes out without the message that it is about", "queue_id", r.ID.String(), "error", err)
+			original = nil
+		}
 	}
-	rep := q.newReport(r.Envelope.ReversePath)
+	rep := q.newReport(n.to)
 	d := dsn.Report{
-		ID: rep.record.ID.String(), Reporter: q.hostname(), To: r.Envelope.ReversePath, Now: now, Action: n.action,
+		ID: rep.record.ID.String(), Reporter: q.hostname(), To: n.to, Now: now, Action: n.action,
 		Arrival: r.ReceivedAt, MessageID: r.ID.String(), EnvID: r.Envelope.EnvID, Original: original,
 		// A report of success carries the header only (RFC 3461 section 6.2).
-		HeaderOnly: n.action != dsn.Failed || r.Envelope.Ret == "HDRS" || r.Size > reportContent || err != nil,
-	}
-	if n.action == dsn.Delayed && host != "" {
-		d.Until = r.ReceivedAt.Add(q.policy.Load().MaxAge)
+		HeaderOnly: n.action != dsn.Failed || r.Envelope.Ret == "HDRS" || r.Size > reportContent || original == nil,
 	}
 	for _, i := range n.recipients {
-		if n.action == dsn.Delayed {
-			r.Recipients[i].Warned = true
+		switch state := &r.Recipients[i]; n.action {
+		case dsn.Delayed:
+			state.Warned = true
+			if until := state.Next.Add(q.policy.Load().MaxAge - state.Waited); host != "" && until.After(d.Until) {
+				d.Until = until
+			}
+		case dsn.Failed:
+			v.tell(i)
 		}
-		rc := dsn.Recipient{Recipient: r.Envelope.Recipients[i], Reply: v.replies[i], Words: v.words[i]}
+		rc := dsn.Recipient{Recipient: r.Envelope.Recipients[i], Reply: v.replies[i], Words: v.words[i], Expired: v.expired[i]}
 		if !rc.Reply.IsZero() {
 			rc.Host = host
 		}
 		d.Recipients = append(d.Recipients, rc)
 	}
 	rep.seal(dsn.Compose(d), "a report about "+r.ID.String())
-	r.note(Event{At: now, What: "reported", Recipients: []string{string(r.Envelope.ReversePath)},
+	r.note(Event{At: now, What: "reported", Recipients: []string{string(n.to)},
 		Words: string(n.action) + ", in message " + rep.record.ID.String()})
 	return rep
+}
+
+func (v *verdict) tell(i int) {
+	if v.told == nil {
+		v.told = make(map[int]bool)
+	}
+	v.told[i] = true
+}
+
+// reports composes the reports that notices ask for. from is the message's content, or nil when it cannot be read.
+func (q *Queue) reports(v *verdict, notices []notice, host string, from *content) []*report {
+	if n, ok := v.toPostmaster(q.policy.Load().Postmaster); ok {
+		notices = append(notices, n)
+	}
+	var out []*report
+	for _, n := range notices {
+		out = append(out, q.report(v, n, host, from))
+	}
+	return out
 }
 
 // report is a message that the relay writes itself, and its content.
@@ -128,28 +155,14 @@ func (rep *report) change() *change {
 	return &change{id: rep.record.ID, put: rep.record, body: rep.body, newSlot: rep.slot, hasNew: true}
 }
 
-// toPostmaster returns a report to the operator about a report that could not be delivered, or nil when no postmaster
-// is set or it was meant for him already.
-func (q *Queue) toPostmaster(v *verdict, host string, from *content) *report {
-	r, to := v.record, q.policy.Load().Postmaster
+// toPostmaster returns what the operator is to be told about a report that could not be delivered. It is nothing when
+// no postmaster is set, or when it was meant for him already.
+func (v *verdict) toPostmaster(to envelope.Path) (notice, bool) {
+	r := v.record
 	if !r.Report || len(v.failed) == 0 || to.IsNull() || r.Envelope.Recipients[0].Path == to {
-		return nil
+		return notice{}, false
 	}
-	original, err := from.start(inlineLimit)
-	if err != nil {
-		q.log.Warn("a report goes to the postmaster without its content", "queue_id", r.ID.String(), "error", err)
-	}
-	rep := q.newReport(to)
-	d := dsn.Report{
-		ID: rep.record.ID.String(), Reporter: q.hostname(), To: to, Now: q.now(), Action: dsn.Failed, Arrival: r.ReceivedAt,
-		MessageID: r.ID.String(), Original: original, HeaderOnly: r.Size > reportContent || err != nil,
-	}
-	for _, i := range v.failed {
-		d.Recipients = append(d.Recipients, dsn.Recipient{Recipient: r.Envelope.Recipients[i], Host: host, Reply: v.replies[i], Words: v.words[i]})
-	}
-	rep.seal(dsn.Compose(d), "for the postmaster: the report "+r.ID.String()+" could not be delivered")
-	r.note(Event{At: q.now(), What: "reported", Recipients: []string{string(to)}, Words: "to the postmaster, in message " + rep.record.ID.String()})
-	return rep
+	return notice{to: to, action: dsn.Failed, recipients: v.failed}, true
 }
 
 // takeOver makes committed reports known to the scheduler.

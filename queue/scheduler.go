@@ -166,7 +166,14 @@ func (s *scheduler) laneFor(it *item, now time.Duration) *lane {
 			return l
 		}
 	}
-	return s.lane(names[0])
+	// None is: the one that is due first to be probed, so that no lane stays closed because nobody stands in it.
+	best := s.lane(names[0])
+	for _, name := range names[1:] {
+		if l := s.lane(name); l.gate < best.gate {
+			best = l
+		}
+	}
+	return best
 }
 
 // rebalance moves messages that can take several routes from lanes that are closed to lanes that are open, so that one
@@ -179,7 +186,7 @@ func (s *scheduler) rebalance(now time.Duration) {
 		}
 	}
 	for _, it := range stuck {
-		if to := s.laneFor(it, now); to != it.lane {
+		if to := s.laneFor(it, now); to != it.lane && to.isOpen(now) {
 			it.lane.remove(it)
 			to.push(it, now)
 		}
@@ -209,8 +216,7 @@ func (s *scheduler) place(it *item) {
 	}
 	now := s.clock()
 	wait := time.Duration(it.slot.Due - time.Now().UnixNano())
-	// No pause is longer than RetryMax and its spread; a longer one is a clock that was set.
-	it.due = now + max(0, min(wait, s.maxWait()+s.maxWait()/4))
+	it.due = now + max(0, min(wait, s.longest()))
 	if it.due <= now {
 		s.ready(it, now)
 		return
@@ -257,35 +263,56 @@ func (s *scheduler) finishGone(it *item) {
 	s.bytes.Add(-it.slot.Size)
 }
 
+// stand is where an item belongs that an attempt has not settled.
+type stand struct {
+	due string // the routes of the recipients that are due
+	// later is when the first recipient is due that is not yet; zero when there is none. all are then the routes of all
+	// that wait.
+	later time.Time
+	all   string
+}
+
 // finishSite closes the lane of route until retryAt. The item goes on with another of its routes that is open, or back
 // to the head of the line.
-func (s *scheduler) finishSite(it *item, routes, route string, why *envelope.Failure, retryAt time.Time) {
+func (s *scheduler) finishSite(it *item, next stand, route string, why *envelope.Failure, retryAt time.Time) {
 	s.giveBack(it)
 	l, now := s.lane(route), s.clock()
-	pause := max(minGate, min(time.Until(retryAt), s.maxWait()+s.maxWait()/4))
+	pause := max(minGate, min(time.Until(retryAt), s.longest()))
 	l.close(now+pause, why)
 	s.rebalance(now)
-	it.slot.Routes = routes
-	if s.pendingActions(it) {
-		return
-	}
 	it.fresh = false
-	if o := s.laneFor(it, now); o != l {
-		o.push(it, now)
-		return
-	}
-	l.pushFirst(it)
+	s.goOn(it, next, now)
 }
 
 // finishMoved puts the item into the lane of other routes.
-func (s *scheduler) finishMoved(it *item, routes string) {
+func (s *scheduler) finishMoved(it *item, next stand) {
 	s.giveBack(it)
-	it.slot.Routes = routes
+	s.goOn(it, next, s.clock())
+}
+
+// goOn files an item that an attempt has not settled.
+func (s *scheduler) goOn(it *item, next stand, now time.Duration) {
+	it.slot.Routes = next.due
 	if s.pendingActions(it) {
 		return
 	}
-	s.ready(it, s.clock())
+	l := s.laneFor(it, now)
+	switch {
+	case !l.gated(now):
+		l.push(it, now)
+	case next.later.IsZero():
+		l.pushFirst(it)
+	default:
+		// In the line of a closed lane it would not be seen when its other recipients are due.
+		it.slot.Routes = next.all
+		it.due = min(l.gate, now+max(0, min(time.Until(next.later), s.longest())))
+		it.state, it.lane = itemWaiting, nil
+		heap.Push(&s.waiting, it)
+	}
 }
+
+// longest is the longest pause that can be meant: RetryMax and its spread. A longer one is a clock that was set.
+func (s *scheduler) longest() time.Duration { return s.maxWait() + s.maxWait()/4 }
 
 // minGate keeps a transport that names a time in the past from being asked in a tight loop.
 const minGate = 10 * time.Millisecond

@@ -11,7 +11,7 @@ import (
 // Policy is what the operator decides about waiting and room. It can be replaced while the queue runs.
 type Policy struct {
 	RetryMin, RetryMax time.Duration // bounds of the pause between two attempts
-	MaxAge             time.Duration // a message this old fails at its next temporary failure
+	MaxAge             time.Duration // how long a recipient is tried again that is refused for the time being
 	MaxMessages        int           // 0: no limit
 	MaxBytes           int64         // of content; 0: no limit
 	MinFree            int64         // octets that stay free on the disk
@@ -26,17 +26,24 @@ type verdict struct {
 	events []Event
 	// The recipients that took part, by what became of them, as indexes into the record's.
 	delivered, deferred, failed []int
-	// replies has what the peer said of each, words what is to be told.
+	// replies has what the peer said of each, words what is to be told; expired are those of failed that were given up.
 	replies map[int]envelope.Reply
 	words   map[int]string
+	expired map[int]bool
+	told    map[int]bool // of failed, those of whom somebody is told
 }
 
 // settle applies an attempt to a copy of r: indexes are the recipients that took part, in the order of the attempt's
 // results. It is pure but for the jitter of the retry time.
 func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Time) verdict {
-	v := verdict{record: r.clone(), replies: make(map[int]envelope.Reply), words: make(map[int]string)}
+	v := verdict{record: r.clone(), replies: make(map[int]envelope.Reply), words: make(map[int]string),
+		expired: make(map[int]bool)}
 	v.record.Attempts++
+	if a.PossibleDuplicate {
+		v.record.Doubts++
+	}
 	v.record.Smarthost = a.Host
+	jitter := rand.Float64() // one for all: those that were deferred together are tried together
 	for i, n := range indexes {
 		res := resultOf(a, i)
 		state := &v.record.Recipients[n]
@@ -46,13 +53,13 @@ func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Tim
 		case res.Failure == nil:
 			state.Status, state.LastReply = StatusDelivered, res.Reply.String()
 			v.delivered, v.replies[n] = append(v.delivered, n), res.Reply
-		case v.giveUp(state, res.Failure, p, now):
+		case v.giveUp(n, res.Failure, a.PossibleDuplicate, p):
 			state.Status = StatusFailed
 			v.failed, v.replies[n] = append(v.failed, n), res.Failure.Reply
 		default:
-			age := now.Sub(r.ReceivedAt)
-			pause := backoff(state.Attempts, p.RetryMin, p.RetryMax, rand.Float64())
-			state.Next = now.Add(min(pause, max(p.RetryMin, p.MaxAge-age)))
+			pause := min(backoff(state.Attempts, p.RetryMin, p.RetryMax, jitter), max(p.RetryMin, p.MaxAge-state.Waited))
+			state.Next = now.Add(pause)
+			state.Waited += pause
 			v.deferred, v.replies[n] = append(v.deferred, n), res.Failure.Reply
 		}
 		v.words[n] = state.LastReply
@@ -66,15 +73,40 @@ func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Tim
 	return v
 }
 
-// giveUp reports whether a recipient has failed for good, and sets its last reply to say why.
-func (v *verdict) giveUp(state *recipientState, f *envelope.Failure, p Policy, now time.Time) bool {
+// maxDoubts is how many attempts a message may have whose connection broke after the final dot. Each may have delivered
+// it; a host that breaks every time must not deliver it every time.
+const maxDoubts = 5
+
+// giveUp reports whether recipient n has failed for good, and sets its last reply to say why.
+func (v *verdict) giveUp(n int, f *envelope.Failure, doubtful bool, p Policy) bool {
+	state := &v.record.Recipients[n]
 	state.LastReply = f.String()
-	age := now.Sub(v.record.ReceivedAt)
-	if f.Permanent || age < p.MaxAge {
-		return f.Permanent
+	switch {
+	case f.Permanent:
+		return true
+	case doubtful && v.record.Doubts >= maxDoubts:
+		state.LastReply = fmt.Sprintf("given up after %d attempts, each of which may have delivered it: %s", v.record.Doubts, state.LastReply)
+		return true
+	case state.Waited >= p.MaxAge:
+		v.expired[n] = true
+		state.LastReply = fmt.Sprintf("given up after trying for %s; the last answer was: %s", state.Waited.Round(time.Second), state.LastReply)
+		return true
 	}
-	state.LastReply = fmt.Sprintf("given up after %s; the last answer was: %s", age.Round(time.Second), state.LastReply)
-	return true
+	return false
+}
+
+// maxPanics is how many attempts a fault in the relay may end before the message is held for a person to look at.
+const maxPanics = 3
+
+// isolate counts an attempt that ended in a panic, and holds the message that causes it again and again, so that it
+// takes no more of the daemon's time than it must.
+func (v *verdict) isolate(now time.Time) {
+	v.record.Panics++
+	if _, waits := v.record.next(); !waits || v.record.Panics < maxPanics {
+		return
+	}
+	v.record.Held, v.record.Panics = true, 0
+	v.record.note(Event{At: now, What: "held", Words: "its handling failed several times by a fault in the relay"})
 }
 
 // note makes events of what became of recipients, one for those that got the same words, so that a message to many

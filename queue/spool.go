@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 )
 
 // spool is the folder of content that is too large to be stored inline: a file for each message, named by its id.
@@ -100,14 +101,15 @@ func writeFileSync(path string, text []byte) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// freeSpace answers how much room the file system of dir has, asking it at most once for each octets written or
-// each call of refresh.
+// freeSpace answers how much room the file system of dir has. It asks once a second, since others write there too, and
+// whenever what was promised since comes near the minimum.
 type freeSpace struct {
 	dir string
 	min int64
 
 	mu    sync.Mutex
 	known int64 // octets free, less what was promised since
+	asked time.Time
 }
 
 func (f *freeSpace) setMin(n int64) {
@@ -123,12 +125,12 @@ func (f *freeSpace) reserve(n int64) (bool, error) {
 	if f.min <= 0 {
 		return true, nil
 	}
-	if f.known-n < f.min+freeSlack {
+	if now := time.Now(); f.known-n < f.min+freeSlack || now.Sub(f.asked) >= time.Second {
 		free, err := diskFree(f.dir)
 		if err != nil {
 			return false, fmt.Errorf("cannot ask %s for its free space: %w", f.dir, err)
 		}
-		f.known = free
+		f.known, f.asked = free, now
 	}
 	f.known -= n
 	return f.known >= f.min, nil

@@ -33,6 +33,9 @@ type change struct {
 	history *record // the line of history that stays
 	// quarantine sets the stored record aside as it is, for a person to look at.
 	quarantine string
+	// prune removes lines of history whose message was settled before it, at most pruneLimit; pruned says how many.
+	prune  time.Time
+	pruned int
 
 	putValue, historyValue []byte // put and history as they are stored
 }
@@ -128,6 +131,15 @@ func openStoreReadOnly(dir string) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
+	err = db.View(func(tx *bolt.Tx) error {
+		if tx.Bucket(bucketQuarantine()) == nil { // the last one that a first start makes
+			return fmt.Errorf("%s was never finished; start relayd once", path)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	return &store{db: db}, nil
 }
 
@@ -201,6 +213,11 @@ func (b buckets) apply(c *change) error {
 	if c.quarantine != "" {
 		return b.setAside(key, c.quarantine)
 	}
+	if !c.prune.IsZero() {
+		var err error
+		c.pruned, err = b.pruneHistory(c.prune)
+		return err
+	}
 	if c.putValue != nil {
 		if err := b.envelopes.Put(key, c.putValue); err != nil {
 			return err
@@ -225,6 +242,9 @@ func (b buckets) apply(c *change) error {
 func (b buckets) setAside(key []byte, why string) error {
 	// What a Get returned may not be handed to Put while the bucket changes beneath it.
 	old := append([]byte(nil), b.envelopes.Get(key)...)
+	if old == nil && b.quarantine.Get(key) != nil {
+		return nil // applied before, in a commit that said it had failed
+	}
 	v := binary.BigEndian.AppendUint16(nil, uint16(len(why)))
 	v = append(append(v, why...), old...)
 	if err := b.quarantine.Put(key, v); err != nil {
@@ -272,17 +292,20 @@ func (s *store) body(id ID) (body []byte, err error) {
 	return body, err
 }
 
-// slots calls f with every line of the due index, in order of time.
-func (s *store) slots(f func(slot) error) error {
-	return s.db.View(func(tx *bolt.Tx) error {
+// slots calls f with every line of the due index that can be read, in order of time, and returns how many cannot.
+func (s *store) slots(f func(slot)) (damaged int, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketDue()).ForEach(func(k, v []byte) error {
 			sl, err := decodeSlot(k, v)
 			if err != nil {
-				return err
+				damaged++
+				return nil
 			}
-			return f(sl)
+			f(sl)
+			return nil
 		})
 	})
+	return damaged, err
 }
 
 // page returns at most limit records with ids above after, and the last id it looked at. A record that cannot be
@@ -326,12 +349,20 @@ func (s *store) list(after ID, limit int) ([]*record, error) {
 
 // countOldest sets c.Oldest from the lowest id in the queue.
 func (s *store) countOldest(c *Counts) error {
-	return s.db.View(func(tx *bolt.Tx) error {
-		if k, _ := tx.Bucket(bucketEnvelopes()).Cursor().First(); k != nil {
-			c.Oldest = ID(binary.BigEndian.Uint64(k)).time()
-		}
+	records, _, err := s.page(0, 1)
+	if len(records) > 0 {
+		c.Oldest = records[0].ReceivedAt
+	}
+	return err
+}
+
+// queued reports whether a message's record is in the store.
+func (s *store) queued(id ID) (found bool, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		found = tx.Bucket(bucketEnvelopes()).Get(idKey(id)) != nil
 		return nil
 	})
+	return found, err
 }
 
 // has reports whether a message's record or quarantined record is in the store.
@@ -355,26 +386,27 @@ func (s *store) quarantined() (n int, err error) {
 	return n, err
 }
 
-// pruneHistory removes at most limit lines of history whose message was received and settled before t, and
+// pruneLimit is how many lines of history one commit removes.
+const pruneLimit = 500
+
+// pruneHistory removes lines of history whose message was received and settled before t, the oldest ids first, and
 // returns how many it removed.
-func (s *store) pruneHistory(t time.Time, limit int) (removed int, err error) {
-	err = s.db.Update(func(tx *bolt.Tx) error {
-		b := tx.Bucket(bucketHistory())
-		var old [][]byte
-		c := b.Cursor()
-		for k, v := c.First(); k != nil && len(old) < limit && ID(binary.BigEndian.Uint64(k)) < idAt(t); k, v = c.Next() {
-			r, err := decodeRecord(0, v)
-			if err != nil || len(r.Events) == 0 || r.Events[len(r.Events)-1].At.Before(t) {
-				old = append(old, append([]byte(nil), k...))
-			}
+func (b buckets) pruneHistory(t time.Time) (int, error) {
+	var old [][]byte
+	c := b.history.Cursor()
+	for k, v := c.First(); k != nil && len(old) < pruneLimit; k, v = c.Next() {
+		r, err := decodeRecord(0, v)
+		if err == nil && !r.ReceivedAt.Before(t) {
+			break
 		}
-		for _, k := range old {
-			if err := b.Delete(k); err != nil {
-				return err
-			}
+		if err != nil || len(r.Events) == 0 || r.Events[len(r.Events)-1].At.Before(t) {
+			old = append(old, bytes.Clone(k))
 		}
-		removed = len(old)
-		return nil
-	})
-	return removed, err
+	}
+	for _, k := range old {
+		if err := b.history.Delete(k); err != nil {
+			return 0, err
+		}
+	}
+	return len(old), nil
 }

@@ -128,8 +128,9 @@ func TestStore_HistoryIsPruned(t *testing.T) {
 	old := put(now.Add(-40*24*time.Hour), now.Add(-39*24*time.Hour))
 	late := put(now.Add(-34*24*time.Hour), now.Add(-29*24*time.Hour)) // waited five days: settled within the month
 	recent := put(now, now)
-	if n, err := st.pruneHistory(now.Add(-30*24*time.Hour), 100); n != 1 || err != nil {
-		t.Fatalf("pruned %d, %v", n, err)
+	prune := &change{prune: now.Add(-30 * 24 * time.Hour)}
+	if err := st.commit([]*change{prune}); prune.pruned != 1 || err != nil {
+		t.Fatalf("pruned %d, %v", prune.pruned, err)
 	}
 	for id, want := range map[ID]error{old: ErrNotFound, late: nil, recent: nil} {
 		if _, err := st.history(id); !errors.Is(err, want) {

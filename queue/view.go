@@ -75,7 +75,7 @@ type Detail struct {
 }
 
 // Event is one step of a message's life. What is one of received, delivered, deferred, failed, reported, held,
-// released, retry, deleted and waiting.
+// released, retry and deleted.
 type Event struct {
 	At         time.Time `json:"at"`
 	What       string    `json:"what"`

@@ -33,7 +33,7 @@ func (q *Queue) warnings() {
 			continue
 		}
 		start := q.now()
-		last, err := q.warnBefore(seen, idAt(start.Add(-p.DelayWarning)), p)
+		last, err := q.warnAfter(seen, p)
 		if err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, errStore) {
 			q.log.Warn("senders of delayed messages could not be told; it is tried again", "error", err)
 		}
@@ -41,9 +41,9 @@ func (q *Queue) warnings() {
 	}
 }
 
-// warnBefore warns about the messages with ids above seen and up to the given one, and returns up to which id no
-// message is left to warn about.
-func (q *Queue) warnBefore(seen, upTo ID, p Policy) (ID, error) {
+// warnAfter warns about the messages with ids above seen that are late, up to the first that is not: the ones behind it
+// came later. It returns up to which id no message is left to warn about.
+func (q *Queue) warnAfter(seen ID, p Policy) (ID, error) {
 	done, behind := seen, false
 	open := make(map[string]bool)
 	for {
@@ -57,9 +57,14 @@ func (q *Queue) warnBefore(seen, upTo ID, p Policy) (ID, error) {
 			return done, err
 		}
 		var late []ID
+		end := false
 		for _, r := range records {
+			if end = !r.late(p, q.now()); end {
+				last = r.ID - 1
+				break
+			}
 			switch {
-			case r.ID > upTo || r.Held || len(r.toWarn(p, q.now())) == 0:
+			case r.Held || len(r.toWarn(p, q.now())) == 0:
 			case q.canReport(r, open):
 				late = append(late, r.ID)
 			default:
@@ -70,9 +75,9 @@ func (q *Queue) warnBefore(seen, upTo ID, p Policy) (ID, error) {
 			return done, err
 		}
 		if !behind {
-			done = min(last, max(upTo, seen))
+			done = last
 		}
-		if last >= upTo {
+		if end {
 			return done, nil
 		}
 		seen = last
@@ -130,5 +135,5 @@ func (q *Queue) warn(r *record) *report {
 			v.words[i] = "The last answer was: " + r.Recipients[i].LastReply
 		}
 	}
-	return q.report(v, notice{dsn.Delayed, to}, "", q.content(r, nil))
+	return q.report(v, notice{r.Envelope.ReversePath, dsn.Delayed, to}, "", q.content(r, nil))
 }

@@ -30,7 +30,7 @@ type Writer struct {
 	done bool
 }
 
-// Begin opens a new message. It answers an envelope.Reply in its error when the queue has no room: 452 4.3.1.
+// Begin opens a new message; Start must have been called. It answers an envelope.Reply in its error when the queue has no room: 452 4.3.1.
 func (q *Queue) Begin(env envelope.Envelope, origin envelope.Origin) (*Writer, error) {
 	if len(env.Recipients) == 0 {
 		return nil, errors.New("a message needs a recipient")
@@ -109,7 +109,12 @@ func (w *Writer) Commit(context.Context) error {
 		}
 	}
 	if err := w.q.admitNew(w.rec, w.buf); err != nil {
-		return errors.Join(err, w.discard())
+		w.q.pending.Add(-1)
+		if errors.Is(err, errStore) {
+			// The record may have reached the disk all the same: its file stays until that is undone, or the next start.
+			return err
+		}
+		return errors.Join(err, w.removeFile())
 	}
 	return nil
 }
@@ -132,6 +137,10 @@ func (w *Writer) Abort() error {
 
 func (w *Writer) discard() error {
 	w.q.pending.Add(-1)
+	return w.removeFile()
+}
+
+func (w *Writer) removeFile() error {
 	if !w.rec.Spooled {
 		return nil
 	}
@@ -196,7 +205,13 @@ func (q *Queue) admitNew(r *record, body []byte) error {
 	if body == nil && !r.Spooled {
 		body = []byte{}
 	}
-	if err := q.committer.commit(false, &change{id: r.ID, put: r, body: body, newSlot: sl, hasNew: true}); err != nil {
+	done := make(chan error, 1)
+	q.committer.submit(&request{
+		changes: []*change{{id: r.ID, put: r, body: body, newSlot: sl, hasNew: true}},
+		done:    func(err error) { done <- err },
+		undone:  func() { q.removeSpooled(r.ID) },
+	})
+	if err := <-done; err != nil {
 		return err
 	}
 	q.log.LogAttrs(context.Background(), slog.LevelInfo, "received",

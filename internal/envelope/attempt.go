@@ -71,3 +71,13 @@ type Leg struct {
 	// Recipients are indexes into the envelope's recipients.
 	Recipients []int
 }
+
+// Decided reports whether a came to an outcome for any recipient that must not be forgotten.
+func (a Attempt) Decided() bool {
+	for _, r := range a.Results {
+		if r.Failure == nil || r.Failure.Permanent {
+			return true
+		}
+	}
+	return false
+}
