@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -28,6 +27,16 @@ const (
 	tlsFailed
 	// loginRefused: the account is the trouble. It is tried seldom, so that it does not get locked.
 	loginRefused
+	// throttled: too much at once. A short pause mends it.
+	throttled
+	// quotaSpent: what may be sent in an hour or a day is used up. Only hours mend it.
+	quotaSpent
+	// refused: the host wants nothing from this account or this address. A person must see to it.
+	refused
+	// sendersRefused: it refused one sender after the other. Perhaps the next one is welcome, so pauses are short.
+	sendersRefused
+	// looping: it is this relay itself.
+	looping
 	troubles int = iota
 )
 
@@ -37,68 +46,20 @@ type verdict struct {
 	trouble trouble
 	// rest is set when the host takes no more recipients in this transaction: they go in another.
 	rest bool
+	// crowded is set when the host wants fewer connections at a time.
+	crowded bool
+	// own is set when a row of the user's decided.
+	own bool
 }
 
-// place is what a verdict's words need to know.
+// place is what a verdict and its words need to know of a host.
 type place struct {
 	route, addr, username string
 	mode                  Mode
-}
-
-// rule decides replies. All that is given must match; the first rule that matches counts. What no rule decides, the
-// stage does.
-type rule struct {
-	stages   string // one or several, space-separated; "" for all
-	code     int    // 0 for all; 4 and 5 for all of that class
-	enhanced string // its last two numbers, as "7.0"; "" for all
-	words    string // one of several, separated by "|", in lower case, is in the text; "" for all
-
-	scope   envelope.Scope
-	trouble trouble
-	rest    bool
-	advice  string // with %HOST, %ROUTE and %USER
-}
-
-const (
-	adviceLogin = `the host refused the login of %USER: check username and password of [[smarthost]] %ROUTE; some ` +
-		`providers want an app password, or switch password logins off. Mail waits`
-	adviceNoLogin = `the host wants a login: set username and password in [[smarthost]] %ROUTE, with tls = "starttls" ` +
-		`or "implicit". Mail waits`
-	tooMany = "too many recip|too much recip|recipient limit"
-
-	adviceNoTLS = `the host wants TLS first: set tls = "starttls" in [[smarthost]] %ROUTE. Mail waits`
-)
-
-// rules are the replies that mean something else than their stage says.
-var rules = []rule{
-	{code: 421, scope: envelope.ScopeSite, trouble: unreachable,
-		advice: "the host is closing or takes no more for now; it is tried again after a pause"},
-	{code: 530, words: "tls", scope: envelope.ScopeSite, trouble: tlsFailed, advice: adviceNoTLS},
-	{code: 530, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceNoLogin},
-	{stages: "mail rcpt", code: 5, words: "authentication required|authentication is required|must authenticate",
-		scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceNoLogin},
-
-	{stages: stageAuth, code: 4, words: "too many|throttl|rate limit|rate exceeded",
-		scope: envelope.ScopeSite, trouble: loginRefused,
-		advice: "the host has seen too many logins of %USER; they are tried seldom now. Mail waits"},
-	{stages: stageAuth, code: 4, scope: envelope.ScopeSite, trouble: unreachable,
-		advice: "the host cannot check the login of %USER for now; it is tried again after a pause"},
-	{stages: stageAuth, code: 538, scope: envelope.ScopeSite, trouble: loginRefused,
-		advice: "the host wants a stronger way to log in; see auth in [[smarthost]] %ROUTE. Mail waits"},
-	{stages: stageAuth, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceLogin},
-
-	{stages: stageStartTLS, scope: envelope.ScopeSite, trouble: tlsFailed,
-		advice: "the host offers STARTTLS and cannot do it now; it is tried again after a pause. Mail waits"},
-	{stages: "greeting ehlo", scope: envelope.ScopeSite, trouble: unreachable,
-		advice: "the host refuses this connection; its words say why. If it names this line's address or a dynamic " +
-			"range, use the provider's submission port 587 or 465. Mail waits"},
-
-	{stages: stageRcpt, code: 452, enhanced: "5.3", scope: envelope.ScopeRecipient, rest: true},
-	{stages: stageRcpt, code: 552, enhanced: "5.3", scope: envelope.ScopeRecipient, rest: true},
-	{stages: stageRcpt, code: 452, words: tooMany, scope: envelope.ScopeRecipient, rest: true},
-	{stages: stageRcpt, code: 552, words: tooMany, scope: envelope.ScopeRecipient, rest: true},
-	{stages: stageMail, code: 552, scope: envelope.ScopeMessage},
-	{stages: stageMail, enhanced: "3.4", scope: envelope.ScopeMessage},
+	// login: sessions log in. general: the route has no condition on recipients, so that the host must relay to all.
+	login, general bool
+	// own are the user's rows, before the built-in ones; nil for none.
+	own *ownRules
 }
 
 // classifyReply decides what a refusal at stage amounts to.
@@ -119,11 +80,11 @@ func classifyReply(p place, stage string, r envelope.Reply) verdict {
 	default:
 		v.Scope, v.trouble = envelope.ScopeSite, unreachable
 	}
-	for _, rule := range rules {
-		if rule.matches(stage, r) {
-			v.Scope, v.trouble, v.rest = rule.scope, rule.trouble, rule.rest
-			v.Reason = p.words(rule.advice)
-			break
+	if rule, own := p.decide(stage, r); rule != nil {
+		v.Scope, v.trouble, v.rest, v.crowded, v.own = rule.scope, rule.trouble, rule.rest, rule.crowded, own
+		v.Reason = p.words(rule.advice)
+		if rule.lasting != asTheCodeSays {
+			v.Permanent = rule.lasting == permanent
 		}
 	}
 	// What is the site's fault is never final for the message, and too many recipients are not one too many for ever
@@ -132,37 +93,6 @@ func classifyReply(p place, stage string, r envelope.Reply) verdict {
 		v.Permanent = false
 	}
 	return v
-}
-
-func (r rule) matches(stage string, reply envelope.Reply) bool {
-	if r.stages != "" && !containsWord(r.stages, stage) {
-		return false
-	}
-	if r.code != 0 && r.code != reply.Code && r.code != reply.Code/100 {
-		return false
-	}
-	if r.enhanced != "" && fmt.Sprintf("%d.%d", reply.Enhanced[1], reply.Enhanced[2]) != r.enhanced {
-		return false
-	}
-	if r.words == "" {
-		return true
-	}
-	text := strings.ToLower(reply.Text)
-	for words := range strings.SplitSeq(r.words, "|") {
-		if strings.Contains(text, words) {
-			return true
-		}
-	}
-	return false
-}
-
-func containsWord(list, word string) bool {
-	for w := range strings.SplitSeq(list, " ") {
-		if w == word {
-			return true
-		}
-	}
-	return false
 }
 
 func (p place) words(advice string) string {
@@ -177,9 +107,17 @@ func classifyError(p place, err error) verdict {
 		failed = &stageError{stage: stageDial, err: err}
 	}
 	if !failed.reply.IsZero() {
-		return classifyReply(p, failed.stage, failed.reply)
+		v := classifyReply(p, failed.stage, failed.reply)
+		if v.Scope != envelope.ScopeSite {
+			v.Scope, v.Permanent, v.trouble = envelope.ScopeSite, false, unreachable
+		}
+		return v
 	}
 	v := verdict{Failure: envelope.Failure{Scope: envelope.ScopeSite, Stage: failed.stage}, trouble: unreachable}
+	if loop, ok := errors.AsType[*loopError](failed.err); ok {
+		v.trouble, v.Reason = looping, p.words(loop.words())
+		return v
+	}
 	switch failed.stage {
 	case stageDial:
 		v.Reason = p.words(dialWords(failed.err))
@@ -202,9 +140,16 @@ func lostAfterDot(p place, failed *stageError) envelope.Failure {
 		Reason: p.words(lostWords(p, failed) + ": it may have taken the message, which may so arrive twice")}
 }
 
-// cutAgain is a connection that broke, once more, in the body of a message, while others got through.
-func cutAgain(v verdict) envelope.Failure {
-	v.Scope = envelope.ScopeMessage
+// onlyThis is what the site's failure v is for a message that has met it time and again, while others got through.
+func onlyThis(v verdict) envelope.Failure {
+	switch v.Stage {
+	case stageMail:
+		v.Scope = envelope.ScopeSender
+	case stageRcpt:
+		v.Scope = envelope.ScopeRecipient
+	default:
+		v.Scope = envelope.ScopeMessage
+	}
 	v.Reason += "; other messages got through meanwhile, so this one is tried at longer intervals"
 	return v.Failure
 }

@@ -19,7 +19,8 @@ func mailCommand(env *envelope.Envelope, size int64, caps capabilities) string {
 		b.WriteString(" SIZE=")
 		b.WriteString(strconv.FormatInt(size, 10))
 	}
-	if caps.eightBit && env.Body == "8BITMIME" {
+	// Clients that say nothing of their content may send any; so it is declared as what it may be.
+	if caps.eightBit && env.Body != "7BIT" {
 		b.WriteString(" BODY=8BITMIME")
 	}
 	if caps.utf8 && needsUTF8(env) {
@@ -74,14 +75,16 @@ func addressNeedsUTF8(env *envelope.Envelope) bool {
 
 // unfit returns why a host with these capabilities cannot carry m, or nil. The codes are the relay's own: no host was
 // asked. Another host of the list may do better.
-func unfit(m *envelope.Message, caps capabilities, secured bool, p place) *envelope.Failure {
+//
+// Size is that of the form in which m would go.
+func unfit(m *envelope.Message, size int64, caps capabilities, secured bool, p place) *envelope.Failure {
 	fail := func(code int, enhanced envelope.EnhancedCode, text string) *envelope.Failure {
 		return &envelope.Failure{Scope: envelope.ScopeMessage, Permanent: true, Stage: stageMail,
 			Reply: envelope.Reply{Code: code, Enhanced: enhanced, Text: p.words(text)}}
 	}
 	switch {
-	case caps.maxSize > 0 && m.Size > caps.maxSize:
-		return fail(552, envelope.EnhancedCode{5, 3, 4}, "the message has "+strconv.FormatInt(m.Size, 10)+
+	case caps.maxSize > 0 && size > caps.maxSize:
+		return fail(552, envelope.EnhancedCode{5, 3, 4}, "the message has "+strconv.FormatInt(size, 10)+
 			" octets, and %HOST takes no more than "+strconv.FormatInt(caps.maxSize, 10))
 	case !caps.utf8 && cannotDoWithoutUTF8(m):
 		return fail(550, envelope.EnhancedCode{5, 6, 7},

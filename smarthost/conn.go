@@ -64,6 +64,8 @@ type conn struct {
 	uses int
 	// oweReset is set when a transaction was left open, so that RSET must come before the next MAIL.
 	oweReset bool
+	// cleared is set when the address says that this is not the relay itself, whatever the host's name.
+	cleared bool
 	// spent is set when the connection must not serve again although nothing broke.
 	spent bool
 

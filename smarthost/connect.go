@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net"
 	"strings"
+
+	"relayd/internal/envelope"
 )
 
 // Reasons for which a session is not good enough for mail although every reply was polite.
@@ -27,6 +29,7 @@ type endpoint struct {
 	timeouts    Timeouts
 	tls         *tls.Config
 	dial        func(ctx context.Context, network, addr string) (net.Conn, error)
+	loops       selfCheck
 }
 
 // equal reports whether e and f reach the same host in the same way.
@@ -45,7 +48,13 @@ func (e *endpoint) connect(ctx context.Context) (*conn, error) {
 	if err != nil {
 		return nil, &stageError{stage: stageDial, err: err}
 	}
+	cleared, err := e.loops.address(nc)
+	if err != nil {
+		nc.Close()
+		return nil, &stageError{stage: stageDial, err: err}
+	}
 	c := newConn(nc, e.timeouts)
+	c.cleared = cleared
 	stop := c.watch(ctx)
 	err = e.open(ctx, c)
 	if !stop() && err == nil {
@@ -68,6 +77,8 @@ func (e *endpoint) open(ctx context.Context, c *conn) error {
 		return err
 	} else if reply.Code != 220 {
 		return &stageError{stage: stageGreeting, reply: reply}
+	} else if err := e.notOurs(c, reply); err != nil {
+		return &stageError{stage: stageGreeting, err: err}
 	}
 	if err := e.hello(c); err != nil {
 		return err
@@ -90,9 +101,10 @@ func (e *endpoint) open(ctx context.Context, c *conn) error {
 // section 3.2).
 func (e *endpoint) hello(c *conn) error {
 	reply, err := c.ask(stageEHLO, "EHLO "+e.hostname)
+	extended := true
 	if err == nil && reply.Permanent() && e.mode == ModeOff && !e.login {
 		reply, err = c.ask(stageEHLO, "HELO "+e.hostname)
-		reply.Text = ""
+		extended = false
 	}
 	if err != nil {
 		return err
@@ -100,8 +112,22 @@ func (e *endpoint) hello(c *conn) error {
 	if reply.Code != 250 {
 		return &stageError{stage: stageEHLO, reply: reply}
 	}
-	c.caps = parseCapabilities(reply.Text)
+	if err := e.notOurs(c, reply); err != nil {
+		return &stageError{stage: stageEHLO, err: err}
+	}
+	c.caps = capabilities{}
+	if extended {
+		c.caps = parseCapabilities(reply.Text)
+	}
 	return nil
+}
+
+// notOurs returns a *loopError when the host names itself in reply as this relay does.
+func (e *endpoint) notOurs(c *conn, reply envelope.Reply) error {
+	if c.cleared {
+		return nil
+	}
+	return e.loops.name(reply.Text)
 }
 
 // startTLS secures the session (RFC 3207). What the host said before is forgotten.

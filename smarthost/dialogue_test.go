@@ -23,8 +23,8 @@ import (
 //	tls starttls                                          the route's mode; off unless said
 //	login me secretword                                   the route's username and password
 //	hosts 2                                               how many hosts the route has; 1 unless said
-//	> from=a@example.com to=b@example.net,c@example.net   a delivery; also body="quoted", utf8, requiretls, 8bit, ret=, envid=,
-//	                                                      notify=, orcpt=, size= (as stored), fail (content cannot be read)
+//	> from=a@example.com to=b@example.net,c@example.net   a delivery; also body="quoted", utf8, requiretls, 8bit, 7bit, ret=,
+//	                                                      envid=, notify=, orcpt=, size= (as stored), fail (content cannot be read)
 //	= b@example.net delivered 250 2.0.0 Ok                what it came to, a line each
 //	connection                                            a connection that the relay opens
 //	S: 220 hello                                          a line that the host sends
@@ -257,6 +257,8 @@ func parseDelivery(t *testing.T, s string) envelope.Message {
 			env.RequireTLS = true
 		case "8bit":
 			env.Body = "8BITMIME"
+		case "7bit":
+			env.Body = "7BIT"
 		case "ret":
 			env.Ret = value
 		case "envid":

@@ -21,21 +21,34 @@ const (
 	StateLoginRefused State = "login_refused"
 	// StateTLSFailed: no session could be secured as the route demands.
 	StateTLSFailed State = "tls_failed"
+	// StateThrottled: it works, and takes no more from this account for now.
+	StateThrottled State = "throttled"
+	// StateRefused: it wants nothing from this account, or from this line's address.
+	StateRefused State = "refused"
+	// StateLooping: it is this relay itself.
+	StateLooping State = "looping"
 )
 
-var troubleStates = [troubles]State{StateUp, StateDown, StateTLSFailed, StateLoginRefused}
+var troubleStates = [troubles]State{noTrouble: StateUp, unreachable: StateDown, tlsFailed: StateTLSFailed,
+	loginRefused: StateLoginRefused, throttled: StateThrottled, quotaSpent: StateThrottled, refused: StateRefused,
+	sendersRefused: StateRefused, looping: StateLooping}
 
-// pauses bound how long a host is left alone: [minimum, maximum] after any trouble, and after a refused login.
+// pauses bound how long a host is left alone: [minimum, maximum] after most troubles, after a refusal of the login or of
+// the account, and when a quota is used up.
 type pauses struct {
 	probeMin, probeMax time.Duration
 	loginMin, loginMax time.Duration
+	quotaMin, quotaMax time.Duration
 }
 
 // after returns the pause after the nth failure in a row: the minimum, doubled each time up to the maximum.
 func (p pauses) after(t trouble, n int) time.Duration {
 	pause, limit := p.probeMin, p.probeMax
-	if t == loginRefused {
+	switch t {
+	case loginRefused, refused:
 		pause, limit = p.loginMin, p.loginMax
+	case quotaSpent:
+		pause, limit = p.quotaMin, p.quotaMax
 	}
 	for range n - 1 {
 		if pause >= limit/2 {

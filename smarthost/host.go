@@ -24,9 +24,13 @@ type host struct {
 	caps  capabilities
 	tls   string
 	known bool
-	// completed counts transactions, and cut holds its value when the connection was lost in the body of a message.
+	// size is the SIZE that the host offered last, maybe in an earlier run; 0 for none. Learn is told of changes.
+	size  int64
+	learn func(addr string, size int64)
+	// completed counts messages taken; suspects are those at which the host failed.
 	completed int
-	cut       map[string]int
+	suspects  map[string]suspect
+	senders   refusedSenders
 }
 
 // outcome is what a host made of the work. The zero value means that it is done with.
@@ -34,8 +38,9 @@ type outcome struct {
 	// site is set when the host failed, skipped when it was not asked at all: it is in a pause, or being probed.
 	site    *verdict
 	skipped bool
-	// unfit is set when the host cannot carry the message.
-	unfit *envelope.Failure
+	// unfit is set when the host cannot carry the message, eightBit when it could if that were encoded.
+	unfit    *envelope.Failure
+	eightBit bool
 	// stopped is set when the delivery was cancelled.
 	stopped bool
 	// stale and more ask for another transaction at once: on a new connection since this one, kept from earlier, was
@@ -77,17 +82,36 @@ func (h *host) deliver(ctx context.Context, w *work) outcome {
 			return o
 		}
 		w.host, w.dsn = h.place.addr, c.caps.dsn
-		if f := unfit(&w.m, c.caps, c.tls != "", h.place); f != nil {
+		b, o, ok := h.fit(w, c)
+		if !ok {
 			h.well(t, w.m.ID, envelope.Reply{})
 			h.pool.put(c)
-			return outcome{unfit: f}
+			return o
 		}
-		if o = h.transact(ctx, t, c, w); !o.stale && !o.more {
+		if o = h.transact(ctx, t, c, w, b); !o.stale && !o.more {
 			return o
 		}
 		fresh = o.stale
 	}
 	return outcome{}
+}
+
+// fit returns the form in which the content goes over c, or what it means that it cannot.
+func (h *host) fit(w *work, c *conn) (body, outcome, bool) {
+	// Most that does not fit does not in any form, which is known without reading the content.
+	if f := unfit(&w.m, w.m.Size, c.caps, c.tls != "", h.place); f != nil {
+		return body{}, outcome{unfit: f}, false
+	}
+	b, o, err := w.shape(c.caps, h.place)
+	switch {
+	case err != nil:
+		w.settleRest(contentFailure(err))
+		return body{}, outcome{}, false
+	case o.unfit != nil || o.eightBit:
+		return body{}, o, false
+	}
+	o.unfit = unfit(&w.m, b.size, c.caps, c.tls != "", h.place)
+	return b, o, o.unfit == nil
 }
 
 // stands reports whether t still is leave to use the host.
@@ -148,7 +172,12 @@ func (h *host) connect(ctx context.Context, id string) (*conn, error) {
 	h.pool.opened(c)
 	h.mu.Lock()
 	h.caps, h.tls, h.known = c.caps, c.tls, true
+	news := h.size != c.caps.maxSize
+	h.size = c.caps.maxSize
 	h.mu.Unlock()
+	if news && h.learn != nil {
+		h.learn(h.place.addr, c.caps.maxSize)
+	}
 	h.log.Debug("connection opened", "queue_id", id, "tls", c.tls, "auth", c.mech, "pipelining", c.caps.pipelining)
 	return c, nil
 }
@@ -166,7 +195,7 @@ func (h *host) unconnected(ctx context.Context, t ticket, w *work, err error) ou
 }
 
 // transact runs one transaction on c for what is left of w, settles what it decided, and disposes of c.
-func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work) outcome {
+func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, b body) outcome {
 	content, err := w.m.Open()
 	if err != nil {
 		h.pool.put(c)
@@ -174,7 +203,7 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work) outcome
 		return outcome{}
 	}
 	defer content.Close()
-	tx := newTransaction(c, &w.m, w.pending())
+	tx := newTransaction(c, &w.m.Envelope, h.place, b, w.pending())
 	stop := c.watch(ctx)
 	err = tx.run(content, func() { h.well(t, w.m.ID, envelope.Reply{}) })
 	stopped := !stop()
@@ -196,15 +225,28 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work) outcome
 
 // concluded settles a transaction that came to its end.
 func (h *host) concluded(t ticket, tx *transaction, w *work) outcome {
+	if v, site := h.judgeSender(tx); site {
+		return h.failed(t, w.m.ID, v)
+	}
 	site, progress := w.settle(h.place, tx)
-	if site != nil {
+	if site != nil && !h.suspect(w.m.ID, repliesToBlame) {
+		if site.crowded {
+			h.pool.crowded()
+		}
 		return h.failed(t, w.m.ID, *site)
+	}
+	if site != nil {
+		w.settleRest(onlyThis(*site))
 	}
 	h.well(t, w.m.ID, tx.last())
 	h.mu.Lock()
 	h.health.finished(t)
-	h.completed++
-	delete(h.cut, w.m.ID)
+	if tx.dot.Positive() {
+		h.completed++
+	}
+	if site == nil {
+		delete(h.suspects, w.m.ID)
+	}
 	h.mu.Unlock()
 	return outcome{more: progress && w.left > 0}
 }
@@ -228,30 +270,11 @@ func (h *host) interrupted(ctx context.Context, t ticket, tx *transaction, w *wo
 		return outcome{stale: true}
 	}
 	v := classifyError(h.place, err)
-	if tx.data.Code == 354 && !refused && h.cutBefore(w.m.ID) {
-		w.settleTransaction(h.place, tx, cutAgain(v))
+	if tx.data.Code == 354 && !refused && h.suspect(w.m.ID, cutsToBlame) {
+		w.settleTransaction(h.place, tx, onlyThis(v))
 		return outcome{}
 	}
 	return h.failed(t, w.m.ID, v)
-}
-
-// maxCut bounds how many messages are remembered for having been cut off.
-const maxCut = 256
-
-// cutBefore notes that the connection was lost in the body of message id. It reports whether that happened before and
-// others went through since: the message, not the host, is then the trouble, and must not stop the rest for ever.
-func (h *host) cutBefore(id string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	at, before := h.cut[id]
-	if before {
-		return at < h.completed
-	}
-	if h.cut == nil || len(h.cut) >= maxCut {
-		h.cut = make(map[string]int)
-	}
-	h.cut[id] = h.completed
-	return false
 }
 
 // well notes that the host does its work.
@@ -282,7 +305,7 @@ func (h *host) failed(t ticket, id string, v verdict) outcome {
 	}
 	level := slog.LevelDebug
 	switch {
-	case news && state == StateDown:
+	case news && (state == StateDown || state == StateThrottled):
 		level = slog.LevelWarn
 	case news:
 		level = slog.LevelError

@@ -40,8 +40,11 @@ func newPatterns(list []string) patterns {
 	return p
 }
 
+// general reports whether any address matches.
+func (p patterns) general() bool { return !p.given || p.all }
+
 func (p patterns) match(path envelope.Path) bool {
-	if !p.given || p.all {
+	if p.general() {
 		return true
 	}
 	if path.IsNull() {

@@ -40,6 +40,8 @@ const (
 	DefaultProbeMax       = 2 * time.Minute
 	DefaultAuthProbeMin   = time.Minute
 	DefaultAuthProbeMax   = time.Hour
+	DefaultQuotaProbeMin  = 10 * time.Minute
+	DefaultQuotaProbeMax  = time.Hour
 	DefaultMaxConnections = 4
 )
 
@@ -50,10 +52,21 @@ type Options struct {
 	Log      *slog.Logger
 	Routes   []Route
 	// ProbeMin and ProbeMax bound the pause, doubling, in which a host that failed is left alone; AuthProbeMin and
-	// AuthProbeMax bound it after a refused login, so that no account gets locked.
-	ProbeMin, ProbeMax         time.Duration
-	AuthProbeMin, AuthProbeMax time.Duration
-	Timeouts                   Timeouts
+	// AuthProbeMax bound it after a refused login or when the account is blocked, so that no account gets locked;
+	// QuotaProbeMin and QuotaProbeMax when what may be sent in a day is used up.
+	ProbeMin, ProbeMax           time.Duration
+	AuthProbeMin, AuthProbeMax   time.Duration
+	QuotaProbeMin, QuotaProbeMax time.Duration
+	Timeouts                     Timeouts
+	// Replies are the user's rows of the table of replies, before the built-in ones.
+	Replies []ReplyRule
+	// Learnt holds the SIZE of hosts, by "host:port", as an earlier run learnt it; 0 is none. Learn, when set, is told of
+	// each change, with no lock held, and must return soon.
+	Learnt map[string]int64
+	Learn  func(addr string, size int64)
+	// IsSelf, when set, reports whether the relay itself listens on an address, so that mail handed there would come back.
+	// Hosts that Reconfigure keeps go on with the Learn and IsSelf that they have.
+	IsSelf func(netip.AddrPort) bool
 	// Dial opens connections; nil means a net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -136,6 +149,8 @@ func (o Options) orDefaults() (Options, error) {
 	o.ProbeMax = max(cmp.Or(o.ProbeMax, DefaultProbeMax), o.ProbeMin)
 	o.AuthProbeMin = cmp.Or(o.AuthProbeMin, DefaultAuthProbeMin)
 	o.AuthProbeMax = max(cmp.Or(o.AuthProbeMax, DefaultAuthProbeMax), o.AuthProbeMin)
+	o.QuotaProbeMin = cmp.Or(o.QuotaProbeMin, DefaultQuotaProbeMin)
+	o.QuotaProbeMax = max(cmp.Or(o.QuotaProbeMax, DefaultQuotaProbeMax), o.QuotaProbeMin)
 	o.Timeouts = o.Timeouts.orDefaults()
 	routes := make([]Route, 0, len(o.Routes))
 	seen := make(map[string]bool)

@@ -139,6 +139,13 @@ func (p *pool) refused() bool {
 	return true
 }
 
+// crowded tells that the host wants fewer connections than are open.
+func (p *pool) crowded() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limit, p.limited = max(1, p.ready-1), time.Now()
+}
+
 // put takes back a connection that can serve again.
 func (p *pool) put(c *conn) {
 	p.mu.Lock()

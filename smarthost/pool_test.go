@@ -263,3 +263,37 @@ func TestDeliver_ManyRecipientsGoInGroupsThatCannotBlock(t *testing.T) {
 		}
 	})
 }
+
+func TestPool_HostThatIsCrowdedGetsFewerConnectionsForAWhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		one := p.hosts["one:25"]
+		one.answer = at(".", "432 4.3.2 Concurrent connections limit exceeded.")
+		r := p.router(t, limit(4), "one:25")
+		var wg sync.WaitGroup
+		one.answer = func(string) string { time.Sleep(time.Second); return "" }
+		for range 4 {
+			wg.Go(func() { wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25") })
+		}
+		wg.Wait()
+		one.set(func(h *peer) { h.answer = at(".", "432 4.3.2 Concurrent connections limit exceeded.") })
+		a := r.Deliver(t.Context(), "isp", mail(hello))
+		wantSite(t, a, "dot")
+		if pause := time.Until(a.RetryAt); pause > 2*DefaultProbeMin || r.Status()[0].Hosts[0].State != StateThrottled {
+			t.Errorf("left alone for %v; %+v", pause, r.Status())
+		}
+		time.Sleep(2 * DefaultProbeMin)
+		one.set(func(h *peer) { h.answer, h.most = nil, 0 })
+		wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+		one.set(func(h *peer) { h.answer = func(string) string { time.Sleep(time.Second); return "" } })
+		deliverAll(t, r, 8)
+		if most := one.see().most; most != 3 {
+			t.Errorf("%d connections at once, want 3", most)
+		}
+		time.Sleep(limitRest)
+		deliverAll(t, r, 8)
+		if most := one.see().most; most != 4 {
+			t.Errorf("%d connections at once after a while, want 4", most)
+		}
+	})
+}

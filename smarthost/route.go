@@ -2,6 +2,7 @@ package smarthost
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"relayd/internal/envelope"
@@ -17,41 +18,81 @@ type route struct {
 	username string
 }
 
-// deliver tries the hosts in order until one has decided every recipient.
+// round is what the hosts of a route made of a message that they did not take.
+type round struct {
+	cannot *envelope.Failure // one that answers cannot carry it
+	as8Bit bool              // one could if it were not 8-bit
+	away   []*host           // were not asked, or failed
+}
+
+// deliver tries the hosts in order until one has decided every recipient. Only when none takes 8-bit content as it is,
+// they are tried once more with it encoded.
 func (rt *route) deliver(ctx context.Context, m envelope.Message) envelope.Attempt {
 	w := newWork(m)
-	var cannot *envelope.Failure
-	maybe := false // a host that was not asked, or failed, may be able to carry the message
-	for _, h := range rt.hosts {
-		if ctx.Err() != nil {
-			return w.attempt(stopping(), time.Now())
+	r, stopped := rt.try(ctx, w)
+	if w.left > 0 && r.as8Bit && !stopped {
+		if rt.takes8BitSoon(w, time.Now()) {
+			f := waitsFor8Bit()
+			w.settleRest(f)
+			return w.attempt(f, time.Time{})
 		}
-		o := h.deliver(ctx, w)
-		switch {
-		case w.left == 0:
-			return w.attempt(envelope.Failure{}, time.Time{})
-		case o.stopped:
-			return w.attempt(stopping(), time.Now())
-		case o.unfit != nil:
-			cannot = o.unfit
-		default:
-			maybe = maybe || h.mayCarry(&w.m)
-		}
+		w.eight.encode = true
+		r, stopped = rt.try(ctx, w)
 	}
-	if cannot != nil {
+	switch {
+	case w.left == 0:
+		return w.attempt(envelope.Failure{}, time.Time{})
+	case stopped:
+		return w.attempt(stopping(), time.Now())
+	case r.cannot != nil:
 		// The route works. A host that is away may still carry this message, so that it waits for that one; the others
 		// have said what they cannot do.
+		cannot := *r.cannot
+		maybe := slices.ContainsFunc(r.away, func(h *host) bool { return h.mayCarry(w) })
 		cannot.Permanent = !maybe
 		if maybe {
 			cannot.Reply = envelope.Reply{}
 			cannot.Reason = "of the hosts that answer none can carry this message; one that is away perhaps can"
 		}
-		w.settleRest(*cannot)
-		return w.attempt(*cannot, time.Time{})
+		w.settleRest(cannot)
+		return w.attempt(cannot, time.Time{})
 	}
 	addr, f, at := rt.telling(time.Now())
 	w.host = addr
 	return w.attempt(f, at)
+}
+
+// try asks the hosts in order. It reports whether the delivery was given up.
+func (rt *route) try(ctx context.Context, w *work) (r round, stopped bool) {
+	for _, h := range rt.hosts {
+		if ctx.Err() != nil {
+			return r, true
+		}
+		o := h.deliver(ctx, w)
+		switch {
+		case w.left == 0:
+			return r, false
+		case o.stopped:
+			return r, true
+		case o.eightBit:
+			r.as8Bit = true
+		case o.unfit != nil:
+			r.cannot = o.unfit
+		default:
+			r.away = append(r.away, h)
+		}
+	}
+	return r, false
+}
+
+// takes8BitSoon reports whether a host that offers 8BITMIME, and could carry the message, went away not long ago.
+func (rt *route) takes8BitSoon(w *work, now time.Time) bool {
+	for _, h := range rt.hosts {
+		if h.offered8Bit(now.Add(-eightBitPatience)) && h.mayCarry(w) {
+			return true
+		}
+	}
+	return false
 }
 
 // stopping is the failure of a delivery that the relay itself gave up, to stop or to change its configuration.
@@ -61,7 +102,7 @@ func stopping() envelope.Failure {
 }
 
 // telling returns the failure that says most to an operator, with its host, and when the first host may be probed: a
-// login or a certificate wants a person, a host that is away mostly comes back by itself.
+// login or a certificate wants a person, a host that is away or busy mostly comes back by itself.
 func (rt *route) telling(now time.Time) (addr string, f envelope.Failure, retry time.Time) {
 	rank := -1
 	for _, h := range rt.hosts {
@@ -78,9 +119,11 @@ func (rt *route) telling(now time.Time) (addr string, f envelope.Failure, retry 
 
 func urgency(s State) int {
 	switch s {
-	case StateLoginRefused:
-		return 3
+	case StateLoginRefused, StateRefused, StateLooping:
+		return 4
 	case StateTLSFailed:
+		return 3
+	case StateThrottled:
 		return 2
 	case StateDown:
 		return 1

@@ -29,6 +29,7 @@ type table struct {
 	byName map[string]*route
 	retry  time.Duration // when there is no route at all
 	log    *slog.Logger
+	own    *ownRules
 }
 
 // New returns a Router that works by o. It connects to nothing yet. An error names all that is wrong with o.
@@ -55,7 +56,12 @@ func (r *Router) Reconfigure(o Options) error {
 		return errClosed
 	}
 	old := r.table.Load()
-	t := &table{byName: make(map[string]*route), retry: o.ProbeMax, log: o.Log}
+	own, err := compileReplies(o.Replies)
+	if err != nil {
+		return err
+	}
+	own = own.keep(old.own)
+	t := &table{byName: make(map[string]*route), retry: o.ProbeMax, log: o.Log, own: own}
 	kept := make(map[*host]bool)
 	for _, spec := range o.Routes {
 		rt := &route{name: spec.Name, selects: newSelector(spec), limit: spec.MaxConnections, mode: spec.TLS}
@@ -63,7 +69,7 @@ func (r *Router) Reconfigure(o Options) error {
 			rt.username = spec.Username
 		}
 		for _, addr := range spec.Hosts {
-			h := newHost(o, spec, addr, &r.background)
+			h := newHost(o, spec, addr, own, &r.background)
 			if same := old.find(h); same != nil {
 				h = same
 				h.pool.resize(spec.MaxConnections)
@@ -104,7 +110,7 @@ func (t *table) find(h *host) *host {
 	return nil
 }
 
-func newHost(o Options, spec Route, addr string, background *sync.WaitGroup) *host {
+func newHost(o Options, spec Route, addr string, own *ownRules, background *sync.WaitGroup) *host {
 	return &host{
 		endpoint: endpoint{
 			hostname:    o.Hostname,
@@ -115,6 +121,7 @@ func newHost(o Options, spec Route, addr string, background *sync.WaitGroup) *ho
 			credentials: credentials{spec.Username, spec.Password},
 			timeouts:    o.Timeouts,
 			dial:        o.Dial,
+			loops:       selfCheck{hostname: o.Hostname, isSelf: o.IsSelf},
 			tls: &tls.Config{
 				ServerName:         serverName(addr),
 				RootCAs:            spec.RootCAs,
@@ -122,11 +129,15 @@ func newHost(o Options, spec Route, addr string, background *sync.WaitGroup) *ho
 				ClientSessionCache: tls.NewLRUClientSessionCache(2 * spec.MaxConnections),
 			},
 		},
-		place: place{route: spec.Name, addr: addr, username: spec.Username, mode: spec.TLS},
+		place: place{route: spec.Name, addr: addr, username: spec.Username, mode: spec.TLS, login: spec.login(),
+			general: newPatterns(spec.Recipients).general(), own: own},
 		pool:  newPool(spec.MaxConnections, o.Timeouts.Idle, background),
 		log:   o.Log.With("route", spec.Name, "host", addr),
+		size:  o.Learnt[addr],
+		learn: o.Learn,
 		health: health{state: StateUnknown, since: time.Now(), pauses: pauses{
-			probeMin: o.ProbeMin, probeMax: o.ProbeMax, loginMin: o.AuthProbeMin, loginMax: o.AuthProbeMax}},
+			probeMin: o.ProbeMin, probeMax: o.ProbeMax, loginMin: o.AuthProbeMin, loginMax: o.AuthProbeMax,
+			quotaMin: o.QuotaProbeMin, quotaMax: o.QuotaProbeMax}},
 	}
 }
 

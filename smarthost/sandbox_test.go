@@ -87,6 +87,12 @@ func (r recorder) Write(p []byte) (int, error) {
 
 func newRig(t *testing.T, route Route, servers ...*sandbox.Server) *rig {
 	t.Helper()
+	return newRigWith(t, func(*Options) {}, route, servers...)
+}
+
+// newRigWith is newRig with options changed.
+func newRigWith(t *testing.T, change func(*Options), route Route, servers ...*sandbox.Server) *rig {
+	t.Helper()
 	g := new(rig)
 	route.Name = "isp"
 	if route.RootCAs == nil {
@@ -99,7 +105,7 @@ func newRig(t *testing.T, route Route, servers ...*sandbox.Server) *rig {
 			route.Hosts = append(route.Hosts, s.ImplicitAddr())
 		}
 	}
-	r, err := New(Options{
+	o := Options{
 		Hostname: "relay.example.com", Routes: []Route{route},
 		Log:      slog.New(slog.NewTextHandler(&g.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		ProbeMin: 20 * time.Millisecond, ProbeMax: 50 * time.Millisecond,
@@ -108,7 +114,9 @@ func newRig(t *testing.T, route Route, servers ...*sandbox.Server) *rig {
 			nc, err := new(net.Dialer).DialContext(ctx, network, addr)
 			return recorder{nc, &g.wire}, err
 		},
-	})
+	}
+	change(&o)
+	r, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -92,9 +92,42 @@ func (h *host) view(now time.Time) view {
 	return v
 }
 
-// mayCarry reports whether the host, by what it offered last, could carry m.
-func (h *host) mayCarry(m *envelope.Message) bool {
+// mayCarry reports whether the host, by what it offered last, in this run or an earlier one, could carry w's message.
+func (h *host) mayCarry(w *work) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return !h.known || unfit(m, h.caps, h.tls != "", h.place) == nil
+	if !h.known {
+		return h.size == 0 || w.m.Size <= h.size
+	}
+	size := w.m.Size
+	if !h.caps.eightBit && w.eight.encode {
+		if w.eight.cannot {
+			return false
+		}
+		size = max(size, w.eight.size)
+	}
+	return unfit(&w.m, size, h.caps, h.tls != "", h.place) == nil
+}
+
+// offered8Bit reports whether the host offered 8BITMIME in its last session and went away after the given time.
+func (h *host) offered8Bit(after time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.known && h.caps.eightBit && h.health.down() && h.health.since.After(after)
+}
+
+// MaxSize returns the largest content, in octets, that some host of some route can carry as far as is known: 0 when one
+// is not known, or has no limit.
+func (r *Router) MaxSize() int64 {
+	var largest int64
+	for h := range r.table.Load().hosts {
+		h.mu.Lock()
+		size := h.size
+		h.mu.Unlock()
+		if size == 0 {
+			return 0
+		}
+		largest = max(largest, size)
+	}
+	return largest
 }

@@ -17,9 +17,10 @@ const maxGroup = 100
 // records what the host said and draws no conclusions. Writing and reading are steps of their own: writeGroup puts what
 // may travel together into the connection's buffer, readGroup reads the replies to it; likewise writeBody and readDot.
 type transaction struct {
-	c    *conn
-	env  *envelope.Envelope
-	size int64
+	c     *conn
+	env   *envelope.Envelope
+	place place
+	body  body
 	// rcpts are indexes into env.Recipients; replies are the replies to them, zero where RCPT was not sent.
 	rcpts   []int
 	replies []envelope.Reply
@@ -38,14 +39,21 @@ type transaction struct {
 	dotSent bool
 }
 
+// body is the form in which the content goes: write writes what it reads in that form, of size octets before
+// dot-stuffing, and returns how many it wrote.
+type body struct {
+	size  int64
+	write func(io.Writer, io.Reader) (int64, error)
+}
+
 const (
 	stepReset = iota
 	stepMail
 	stepRcpt
 )
 
-func newTransaction(c *conn, m *envelope.Message, rcpts []int) *transaction {
-	t := &transaction{c: c, env: &m.Envelope, size: m.Size, rcpts: rcpts, replies: make([]envelope.Reply, len(rcpts))}
+func newTransaction(c *conn, env *envelope.Envelope, p place, b body, rcpts []int) *transaction {
+	t := &transaction{c: c, env: env, place: p, body: b, rcpts: rcpts, replies: make([]envelope.Reply, len(rcpts))}
 	if !c.oweReset {
 		t.next, t.unread = stepMail, stepMail
 	}
@@ -154,7 +162,7 @@ func (t *transaction) command(step int) string {
 	case stepReset:
 		return "RSET"
 	case stepMail:
-		return mailCommand(t.env, t.size, t.c.caps)
+		return mailCommand(t.env, t.body.size, t.c.caps)
 	case t.dataStep():
 		return "DATA"
 	}
@@ -211,7 +219,7 @@ func (t *transaction) heard(step int, reply envelope.Reply) {
 		t.replies[step-stepRcpt] = reply
 		if reply.Positive() {
 			t.accepted++
-		} else if classifyReply(place{}, stageRcpt, reply).rest {
+		} else if classifyReply(t.place, stageRcpt, reply).rest {
 			t.full = true
 		}
 	}
@@ -243,9 +251,9 @@ func (e *contentError) Error() string {
 // cut short must not be taken for whole.
 func (t *transaction) writeBody(content io.Reader) error {
 	d := newDotWriter(t.c.bw)
-	n, err := io.Copy(d, content)
-	if d.err == nil && err == nil && t.size > 0 && n != t.size {
-		err = fmt.Errorf("it has %d octets and should have %d", n, t.size)
+	n, err := t.body.write(d, content)
+	if d.err == nil && err == nil && t.body.size > 0 && n != t.body.size {
+		err = fmt.Errorf("it has %d octets and should have %d", n, t.body.size)
 	}
 	if d.err == nil && err != nil {
 		return &contentError{err}

@@ -17,6 +17,7 @@ type work struct {
 	host      string
 	dsn       bool
 	duplicate bool
+	eight     eightBit
 }
 
 func newWork(m envelope.Message) *work {

@@ -1,0 +1,247 @@
+package smarthost
+
+import (
+	"fmt"
+	"strings"
+
+	"relayd/internal/envelope"
+)
+
+// rule decides replies. All that is given must match; the first rule that matches counts. What no rule decides, the
+// stage does.
+//
+// Words are what keeps a rule from meaning too much: a site's failure stops a whole route, so that a code which hosts
+// also use for one recipient or one message only counts for the site together with words that can mean nothing else.
+type rule struct {
+	stages   string // one or several, space-separated; "" for all
+	code     int    // 0 for all; 4 and 5 for all of that class, 55 for all of its tens
+	enhanced string // its last two numbers, as "7.0", or all three; "" for all
+	words    string // one of several, separated by "|", in lower case, is in the text; "" for all
+	text     string // in lower case, is in the text as it stands; "" for all
+	login    bool   // only where sessions log in
+	general  bool   // only on routes without a condition on recipients
+
+	scope   envelope.Scope
+	lasting lasting
+	trouble trouble
+	rest    bool
+	crowded bool
+	advice  string // with %HOST, %ROUTE and %USER
+}
+
+// lasting says whether a refusal is final.
+type lasting uint8
+
+const (
+	asTheCodeSays lasting = iota
+	temporary
+	permanent
+)
+
+const (
+	opening     = "greeting ehlo"
+	transacting = "mail rcpt data dot"
+	tooMany     = "too many recip|too much recip|recipient limit"
+)
+
+const (
+	adviceLogin = `the host refused the login of %USER: check username and password of [[smarthost]] %ROUTE; some ` +
+		`providers want an app password, or switch password logins off. Mail waits`
+	adviceNoLogin = `the host wants a login: set username and password in [[smarthost]] %ROUTE, with tls = "starttls" ` +
+		`or "implicit". Mail waits`
+	adviceNoTLS  = `the host wants TLS first: set tls = "starttls" in [[smarthost]] %ROUTE. Mail waits`
+	adviceNoSMTP = "Microsoft has switched password logins over SMTP off for %USER: an administrator can allow " +
+		"Authenticated SMTP for the mailbox and the tenant (Microsoft 365 admin center, Mail apps); where basic " +
+		"authentication is gone for good a password cannot work, and OAuth2 or a connector must. Mail waits"
+	advicePolicy = "a policy of the Microsoft 365 tenant (security defaults, conditional access) keeps %USER from logging " +
+		"in with a password: its administrator must exempt the account or give another one. Mail waits"
+	adviceGoogle = "Google did not take the password of %USER: it wants an app password (Google account, Security, 2-Step " +
+		"Verification, App passwords) as password in [[smarthost]] %ROUTE. Mail waits"
+	adviceRelay = "the host does not relay for this machine: set username and password in [[smarthost]] %ROUTE, or have the " +
+		"provider allow this line's address. Mail waits"
+	adviceAddress = "the host refuses this line's own address, as a dynamic or a blocked one: hand mail to your provider's " +
+		"smarthost, on its submission port 587 or 465 and with a login, in [[smarthost]] %ROUTE. Mail waits"
+	adviceBlocked = "the provider has blocked the account for sending, mostly because of spam or a stolen password: change " +
+		"the password, then have the provider lift the block. Mail waits"
+	adviceQuota = "what the provider lets this account send in a day is used up; mail waits, and is tried at long intervals " +
+		"until it is taken again. If this happens often, ask the provider for more"
+	adviceSlower = "the host wants mail more slowly; it is tried again after a short pause"
+	adviceFewer  = "the host wants fewer connections at once, and gets fewer for a while; to keep it so, lower " +
+		"max_connections in [[smarthost]] %ROUTE"
+	adviceSendAs = "the account %USER may not send as this sender: allow it at the provider, or let the client send as an " +
+		"address that the account owns"
+	adviceVerify = "the provider has not verified this sender's address or domain: verify it in the provider's console, or " +
+		"let the client send as one that is"
+)
+
+// rules are the replies that mean something else than their stage says.
+var rules = []rule{
+	// Microsoft 365. The same 5.7.139 also stands for a wrong password, which the general rule for AUTH decides.
+	{stages: stageAuth, code: 535, enhanced: "7.139", words: "basic authentication is disabled|smtpclientauthentication is",
+		scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceNoSMTP},
+	{stages: stageAuth, code: 535, enhanced: "7.139", words: "policy|did not meet the criteria",
+		scope: envelope.ScopeSite, trouble: loginRefused, advice: advicePolicy},
+	{stages: stageAuth, code: 535, enhanced: "7.3", scope: envelope.ScopeSite, trouble: loginRefused,
+		advice: "the host refused the login of %USER: check username and password of [[smarthost]] %ROUTE, and that " +
+			"Authenticated SMTP is allowed for the mailbox. Mail waits"},
+	{code: 530, enhanced: "7.57", scope: envelope.ScopeSite, trouble: loginRefused,
+		advice: "the host wants a login: set username and password in [[smarthost]] %ROUTE, and see that Authenticated SMTP " +
+			"is allowed for the mailbox. Mail waits"},
+	// 5.7.30 alone is REQUIRETLS (RFC 8689).
+	{code: 5, enhanced: "7.30", words: "basic authentication", scope: envelope.ScopeSite, trouble: loginRefused,
+		advice: adviceNoSMTP},
+	{stages: transacting, code: 4, words: "concurrent connections limit|sender thread limit|too many concurrent",
+		scope: envelope.ScopeSite, trouble: throttled, crowded: true, advice: adviceFewer},
+	{code: 451, enhanced: "7.500", scope: envelope.ScopeSite, trouble: throttled, advice: adviceSlower},
+	{code: 451, enhanced: "7.650", scope: envelope.ScopeSite, trouble: throttled, advice: adviceSlower},
+	{stages: transacting, code: 451, enhanced: "7.0", words: "temporary server error", scope: envelope.ScopeSite,
+		trouble: unreachable, advice: "the host has a trouble of its own; it is tried again after a pause"},
+	{stages: transacting, code: 5, words: "submissionquotaexceeded|daily limit for message recipients",
+		scope: envelope.ScopeSite, trouble: quotaSpent, advice: adviceQuota},
+	{stages: transacting, code: 5, words: "sendasdenied|permissions to send as this sender", scope: envelope.ScopeSender,
+		advice: adviceSendAs},
+	{code: 5, enhanced: "7.705", scope: envelope.ScopeSite, trouble: refused, advice: adviceBlocked},
+	{code: 5, enhanced: "7.708", scope: envelope.ScopeSite, trouble: refused, advice: adviceAddress},
+	{code: 5, words: "banned sending ip", scope: envelope.ScopeSite, trouble: refused, advice: adviceAddress},
+	// Where the session logs in it is the account that is blocked. Without a login, through a connector, it is this
+	// sender, and the others may go on. 5.1.8 alone is any sender whose domain is not known.
+	{code: 5, enhanced: "1.8", words: "bad outbound sender", login: true, scope: envelope.ScopeSite, trouble: refused,
+		advice: adviceBlocked},
+	{stages: transacting, code: 5, enhanced: "1.8", words: "bad outbound sender", scope: envelope.ScopeSender,
+		lasting: temporary, advice: "the provider has blocked this sender, mostly because of spam or a stolen password: change the password, " +
+			"then have the provider lift the block. This sender's mail waits"},
+
+	// Gmail and Google Workspace.
+	{stages: stageAuth, code: 535, enhanced: "7.8", words: "username and password not accepted",
+		scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceGoogle},
+	{stages: stageAuth, code: 534, enhanced: "7.9", scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceGoogle},
+	{stages: transacting, code: 450, enhanced: "2.1", words: "peak smtp relay limit", scope: envelope.ScopeSite,
+		trouble: throttled, advice: adviceSlower},
+	{stages: transacting, code: 450, enhanced: "2.1", words: "receiving mail", scope: envelope.ScopeRecipient,
+		advice: "this recipient gets more mail than its provider lets in at once; it is tried again"},
+	{stages: transacting, code: 5, enhanced: "4.5", words: "daily|sending limit|sending quota",
+		scope: envelope.ScopeSite, trouble: quotaSpent, advice: adviceQuota},
+
+	// Amazon SES, SendGrid, SMTP2GO.
+	{code: 454, words: "daily message quota", scope: envelope.ScopeSite, trouble: quotaSpent, advice: adviceQuota},
+	{code: 454, words: "throttling failure", scope: envelope.ScopeSite, trouble: throttled, advice: adviceSlower},
+	{stages: transacting, code: 554, words: "address is not verified", scope: envelope.ScopeSender, advice: adviceVerify},
+	{stages: transacting, code: 554, words: "sending paused for this account", scope: envelope.ScopeSite, trouble: refused,
+		advice: adviceBlocked},
+	{stages: stageAuth, words: "maximum credits exceeded", scope: envelope.ScopeSite, trouble: quotaSpent,
+		advice: adviceQuota},
+	{stages: transacting, words: "unauthenticated senders not allowed", scope: envelope.ScopeSite, trouble: loginRefused,
+		advice: adviceNoLogin},
+	{stages: transacting, code: 550, words: "match a verified sender|sender domain not verified",
+		scope: envelope.ScopeSender, advice: adviceVerify},
+	{stages: transacting, code: 403, words: "not authorized to send from", scope: envelope.ScopeSender, lasting: permanent,
+		advice: adviceVerify},
+	{stages: transacting, code: 4, words: "received this hour", scope: envelope.ScopeSite, trouble: quotaSpent,
+		advice: adviceQuota},
+	{stages: transacting, code: 5, words: "relay access denied - please auth", scope: envelope.ScopeSite,
+		trouble: loginRefused, advice: adviceNoLogin},
+
+	// What many say in the same words.
+	{stages: transacting, words: "daily user sending|daily sending limit|daily sending quota|daily smtp relay",
+		scope: envelope.ScopeSite, trouble: quotaSpent, advice: adviceQuota},
+	{stages: transacting, words: "exceeded the max emails per hour", scope: envelope.ScopeSender, lasting: temporary,
+		advice: "the provider takes no more from this sender's domain in this hour; it is tried again"},
+	{stages: transacting, code: 4, words: "sending rate|message rate limit|too many messages sent|sent too many",
+		scope: envelope.ScopeSite, trouble: throttled, advice: adviceSlower},
+	{stages: transacting, code: 5, words: "dynamic_range|dynamic range|dialup/dsl|use your isp's|use your isps|" +
+		"service unavailable; client host [|service unavailable, client host [",
+		scope: envelope.ScopeSite, trouble: refused, advice: adviceAddress},
+	// A server for a few domains says so to one recipient. A route for all mail has a host that must relay to all.
+	{stages: "mail rcpt", general: true, words: "relay access denied|relaying denied|relay not permitted|unable to relay|" +
+		"relaying not allowed|not permitted to relay", scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceRelay},
+	// Postfix speaks of the sender when it is asked for a recipient.
+	{stages: stageRcpt, words: "sender address rejected", scope: envelope.ScopeSender},
+
+	{code: 421, words: "unusual rate|rate limit|too many messages", scope: envelope.ScopeSite, trouble: throttled,
+		advice: adviceSlower},
+	{code: 421, scope: envelope.ScopeSite, trouble: unreachable,
+		advice: "the host is closing or takes no more for now; it is tried again after a pause"},
+	{code: 530, words: "tls", scope: envelope.ScopeSite, trouble: tlsFailed, advice: adviceNoTLS},
+	{code: 530, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceNoLogin},
+	{stages: "mail rcpt", code: 5, words: "authentication required|authentication is required|must authenticate",
+		scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceNoLogin},
+
+	{stages: stageAuth, code: 4, words: "too many|throttl|rate limit|rate exceeded",
+		scope: envelope.ScopeSite, trouble: loginRefused,
+		advice: "the host has seen too many logins of %USER; they are tried seldom now. Mail waits"},
+	{stages: stageAuth, code: 4, scope: envelope.ScopeSite, trouble: unreachable,
+		advice: "the host cannot check the login of %USER for now; it is tried again after a pause"},
+	{stages: stageAuth, code: 538, scope: envelope.ScopeSite, trouble: loginRefused,
+		advice: "the host wants a stronger way to log in; see auth in [[smarthost]] %ROUTE. Mail waits"},
+	{stages: stageAuth, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceLogin},
+
+	{stages: stageStartTLS, scope: envelope.ScopeSite, trouble: tlsFailed,
+		advice: "the host offers STARTTLS and cannot do it now; it is tried again after a pause. Mail waits"},
+	{stages: opening, scope: envelope.ScopeSite, trouble: unreachable,
+		advice: "the host refuses this connection; its words say why. If it names this line's address or a dynamic " +
+			"range, use the provider's submission port 587 or 465. Mail waits"},
+
+	{stages: stageRcpt, code: 452, enhanced: "5.3", scope: envelope.ScopeRecipient, rest: true},
+	{stages: stageRcpt, code: 552, enhanced: "5.3", scope: envelope.ScopeRecipient, rest: true},
+	{stages: stageRcpt, code: 452, words: tooMany, scope: envelope.ScopeRecipient, rest: true},
+	{stages: stageRcpt, code: 552, words: tooMany, scope: envelope.ScopeRecipient, rest: true},
+	{stages: stageMail, code: 552, scope: envelope.ScopeMessage},
+	{stages: stageMail, enhanced: "3.4", scope: envelope.ScopeMessage},
+}
+
+// decide returns the rule that decides reply at stage, and whether it is the user's; nil when none does.
+func (p place) decide(stage string, reply envelope.Reply) (r *rule, own bool) {
+	if p.own != nil {
+		if r := p.first(p.own.rules, stage, reply); r != nil {
+			return r, true
+		}
+	}
+	return p.first(rules, stage, reply), false
+}
+
+func (p place) first(list []rule, stage string, reply envelope.Reply) *rule {
+	for i := range list {
+		r := &list[i]
+		if r.login && !p.login || r.general && !p.general || r.scope != envelope.ScopeSite && reply.Code == 421 {
+			continue // what ends the connection is never one message's
+		}
+		if r.matches(stage, reply) {
+			return r
+		}
+	}
+	return nil
+}
+
+func (r *rule) matches(stage string, reply envelope.Reply) bool {
+	if r.stages != "" && !containsWord(r.stages, stage) {
+		return false
+	}
+	if r.code != 0 && r.code != reply.Code && r.code != reply.Code/10 && r.code != reply.Code/100 {
+		return false
+	}
+	if e := reply.Enhanced; r.enhanced != "" && r.enhanced != fmt.Sprintf("%d.%d", e[1], e[2]) && r.enhanced != e.String() {
+		return false
+	}
+	if r.words == "" && r.text == "" {
+		return true
+	}
+	text := strings.ToLower(strings.ReplaceAll(reply.Text, "\n", " "))
+	if r.words == "" {
+		return strings.Contains(text, r.text)
+	}
+	for words := range strings.SplitSeq(r.words, "|") {
+		if strings.Contains(text, words) {
+			return true
+		}
+	}
+	return false
+}
+
+func containsWord(list, word string) bool {
+	for w := range strings.SplitSeq(list, " ") {
+		if w == word {
+			return true
+		}
+	}
+	return false
+}
