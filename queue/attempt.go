@@ -59,8 +59,6 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, route string) {
 	case content.err != nil && !a.Decided():
 		q.unreadable(it, sl, r, content.err)
 	case a.Site != nil:
-		q.log.LogAttrs(context.Background(), slog.LevelDebug, "waiting", slog.String("queue_id", r.ID.String()),
-			slog.String("route", route), slog.String("reason", a.Site.String()))
 		q.scheduler.post(func() { q.scheduler.finishSite(it, next, route, a.Site, a.RetryAt) })
 	default:
 		q.settle(it, sl, r, indexes, a, route, content)
@@ -322,9 +320,9 @@ func (q *Queue) logVerdict(v *verdict, doubtful bool) {
 			level = slog.LevelWarn
 		}
 		attrs := []slog.Attr{slog.String("queue_id", v.record.ID.String()), slog.String("host", e.Host),
-			slog.String("from", v.record.Envelope.ReversePath.String()), slog.String("to", strings.Join(e.Recipients, " ")),
+			slog.String("from", v.record.Envelope.ReversePath.String()), slog.String("to", firstFew(e.Recipients)),
 			slog.String("reply", e.Words), slog.Int("attempt", v.record.Attempts),
-			slog.Duration("age", e.At.Sub(v.record.ReceivedAt).Round(time.Millisecond))}
+			slog.String("age", e.At.Sub(v.record.ReceivedAt).Round(time.Millisecond).String())}
 		if e.What == "deferred" {
 			at, _ := v.record.next()
 			attrs = append(attrs, slog.Time("next_attempt", at), slog.Bool("possible_duplicate", doubtful))
@@ -335,6 +333,25 @@ func (q *Queue) logVerdict(v *verdict, doubtful bool) {
 		q.log.Error("held: its handling keeps failing by a fault in the relay; please report it, and release it after an update",
 			"queue_id", v.record.ID.String(), "panics", v.record.Panics)
 	}
+}
+
+// firstFew joins addresses for the log; a line is not to grow with a mailing list.
+func firstFew(addresses []string) string {
+	const few = 20
+	if len(addresses) <= few {
+		return strings.Join(addresses, " ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(addresses[:few], " "), len(addresses)-few)
+}
+
+// logWaiting says, once for each message, that it waits for its smarthost.
+func (q *Queue) logWaiting(id ID, l *lane) {
+	reason := ""
+	if l.reason != nil {
+		reason = l.reason.String()
+	}
+	q.log.LogAttrs(context.Background(), slog.LevelInfo, "waiting", slog.String("queue_id", id.String()),
+		slog.String("route", l.name), slog.String("reason", reason))
 }
 
 // logUnreported says which recipients have failed without anybody being told: the log is then the only place that
@@ -352,6 +369,6 @@ func (q *Queue) logUnreported(v *verdict) {
 		q.unreported.Add(1)
 		q.log.Error("a report could not be delivered; its recipient will not hear of the failure", "queue_id", v.record.ID.String(), "to", silent[0])
 	default:
-		q.log.Warn("not reported: the sender is null or asked for no report", "queue_id", v.record.ID.String(), "to", strings.Join(silent, " "))
+		q.log.Warn("not reported: the sender is null or asked for no report", "queue_id", v.record.ID.String(), "to", firstFew(silent))
 	}
 }

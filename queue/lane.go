@@ -23,6 +23,7 @@ type item struct {
 	due     time.Duration // on the scheduler's own clock, which nobody can set
 	state   itemState
 	fresh   bool // not tried yet, and not delayed by an outage
+	told    bool // the log says that it waits for its smarthost
 	heapPos int
 	lane    *lane
 	line    *line // the line it stands in while ready

@@ -24,8 +24,9 @@ type scheduler struct {
 	concurrency func(route string) int
 	maxWait     func() time.Duration
 	uncache     func(*cached)
-	total       *atomic.Int64 // messages, for admission
-	bytes       *atomic.Int64 // of their content
+	waits       func(ID, *lane) // a message waits for a route that is closed
+	total       *atomic.Int64   // messages, for admission
+	bytes       *atomic.Int64   // of their content
 
 	items    map[ID]*item
 	waiting  dueHeap
@@ -44,6 +45,7 @@ func newScheduler(q *Queue) *scheduler {
 		concurrency: func(route string) int { return q.transport().Concurrency(route) },
 		maxWait:     func() time.Duration { return q.policy.Load().RetryMax },
 		uncache:     q.cache.drop,
+		waits:       q.logWaiting,
 		total:       &q.total, bytes: &q.bytes,
 		items: make(map[ID]*item), lanes: make(map[string]*lane),
 	}
@@ -205,6 +207,17 @@ func (s *scheduler) insert(sl slot, c *cached, fresh bool) {
 	it := &item{slot: sl, cached: c, fresh: fresh}
 	s.items[sl.ID] = it
 	s.place(it)
+	if it.state == itemReady {
+		s.tellWaiting(it, s.clock())
+	}
+}
+
+// tellWaiting has the log say, once, that an item stands before a closed route.
+func (s *scheduler) tellWaiting(it *item, now time.Duration) {
+	if l := it.lane; !it.told && l.gated(now) {
+		it.told = true
+		s.waits(it.slot.ID, l)
+	}
 }
 
 // place puts an item that nobody has where its slot says.
@@ -270,6 +283,7 @@ type stand struct {
 	// that wait.
 	later time.Time
 	all   string
+	last  bool // behind the others, and not at the head of the line
 }
 
 // finishSite closes the lane of route until retryAt. The item goes on with another of its routes that is open, or back
@@ -281,7 +295,18 @@ func (s *scheduler) finishSite(it *item, next stand, route string, why *envelope
 	l.close(now+pause, why)
 	s.rebalance(now)
 	it.fresh = false
+	next.last = amidTransaction(why.Stage)
 	s.goOn(it, next, now)
+}
+
+// amidTransaction reports whether a route failed in the middle of a mail transaction. Then the message may be what it
+// fails at, and must not be the one that probes it each time.
+func amidTransaction(stage string) bool {
+	switch stage {
+	case "mail", "rcpt", "data", "dot":
+		return true
+	}
+	return false
 }
 
 // finishMoved puts the item into the lane of other routes.
@@ -301,7 +326,12 @@ func (s *scheduler) goOn(it *item, next stand, now time.Duration) {
 	case !l.gated(now):
 		l.push(it, now)
 	case next.later.IsZero():
-		l.pushFirst(it)
+		if next.last {
+			l.push(it, now)
+		} else {
+			l.pushFirst(it)
+		}
+		s.tellWaiting(it, now)
 	default:
 		// In the line of a closed lane it would not be seen when its other recipients are due.
 		it.slot.Routes = next.all

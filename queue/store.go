@@ -165,6 +165,8 @@ func checkMarker(path string) (used bool, err error) {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return false, nil
+	case errors.Is(err, os.ErrPermission):
+		return false, fmt.Errorf("%w; the folder belongs to another user: give it to the one that relayd runs as, with chown -R", err)
 	case err != nil:
 		return false, err
 	case string(text) != markerText:

@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -136,9 +137,23 @@ func (s *Server) adopt(set *settings) error {
 func (s *Server) bind(l Listener) (*socket, error) {
 	nl, err := s.listen(l.network(), l.Address)
 	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s: %w", l.Address, err)
+		return nil, fmt.Errorf("cannot listen on %s: %w%s", l.Address, err, bindRemedy(err))
 	}
 	return newSocket(l.Address, nl), nil
+}
+
+// bindRemedy says what to do about an address that cannot be listened on.
+func bindRemedy(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "; another program has it: stop that one, or set another address in [[listener]]"
+	case errors.Is(err, syscall.EACCES):
+		return "; ports below 1024 are for root or CAP_NET_BIND_SERVICE, which the service unit gives: start it as a service, " +
+			"or set another port in [[listener]]"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "; this machine does not have that address: correct it in [[listener]]"
+	}
+	return ""
 }
 
 // Addrs returns the addresses that are listened on, in the order of Options.Listeners.

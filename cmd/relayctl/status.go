@@ -184,6 +184,12 @@ func hostState(state smarthost.State) string {
 		return "LOGIN REFUSED"
 	case smarthost.StateTLSFailed:
 		return "TLS FAILED"
+	case smarthost.StateThrottled:
+		return "THROTTLED"
+	case smarthost.StateRefused:
+		return "REFUSES US"
+	case smarthost.StateLooping:
+		return "IS THIS RELAY"
 	}
 	return clean(string(state))
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ type daemon struct {
 	level  *slog.LevelVar
 	config atomic.Pointer[config.Config]
 	router *smarthost.Router
+	sizes  *sizes
 	queue  *queue.Queue
 	relay  *relay.Server
 	api    *control.Server
@@ -47,7 +49,10 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 	d.log = newLogger(cfg.Log, d.level, stderr)
 	d.warn(warnings)
 	d.config.Store(cfg)
-	if d.router, err = smarthost.New(routerOptions(cfg, d.log)); err != nil {
+	if d.sizes, err = openSizes(cfg.DataDir); err != nil {
+		d.log.Warn("what hosts take at most is learnt anew", "error", err)
+	}
+	if d.router, err = smarthost.New(d.routerOptions(cfg)); err != nil {
 		return nil, err
 	}
 	d.queue, err = queue.Open(queue.Options{
@@ -60,9 +65,10 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 		Queue: d.queue, Log: d.log, Version: buildVersion(), Started: time.Now(),
 		Smarthost: d.router.Status,
 		Probe:     d.probe,
+		Paused:    d.queue.Troubles,
 		Hostname:  func() string { return d.config.Load().Hostname },
 	})
-	if d.relay, err = relay.New(relayOptions(cfg, d.queue, d.log)); err == nil {
+	if d.relay, err = relay.New(d.relayOptions(cfg)); err == nil {
 		if err = d.api.Start(cfg.ControlSocket); err == nil {
 			err = d.relay.Start()
 		}
@@ -77,6 +83,9 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 // load reads a configuration that the relay can work by.
 func load(path string) (*config.Config, []config.Warning, error) {
 	cfg, warnings, err := config.Load(path)
+	if err == nil {
+		err = checkReplies(cfg)
+	}
 	if err == nil {
 		err = refuseSelf(cfg)
 	}
@@ -111,6 +120,9 @@ func (d *daemon) probe() {
 	d.queue.Retry()
 }
 
+// isSelf reports whether the relay listens on an address, by the configuration in force.
+func (d *daemon) isSelf(addr netip.AddrPort) bool { return isSelf(d.config.Load())(addr) }
+
 // reload reads the configuration again. A bad one changes nothing.
 func (d *daemon) reload() {
 	cfg, warnings, err := load(d.path)
@@ -138,11 +150,11 @@ func (d *daemon) reload() {
 // what it took.
 func (d *daemon) apply(cfg *config.Config) error {
 	old := d.config.Load()
-	if err := d.router.Reconfigure(routerOptions(cfg, d.log)); err != nil {
+	if err := d.router.Reconfigure(d.routerOptions(cfg)); err != nil {
 		return err
 	}
-	if err := d.relay.Reconfigure(relayOptions(cfg, d.queue, d.log)); err != nil {
-		return errors.Join(err, d.router.Reconfigure(routerOptions(old, d.log)))
+	if err := d.relay.Reconfigure(d.relayOptions(cfg)); err != nil {
+		return errors.Join(err, d.router.Reconfigure(d.routerOptions(old)))
 	}
 	for _, c := range []struct{ key, old, new string }{
 		{"data_dir", old.DataDir, cfg.DataDir}, {"control_socket", old.ControlSocket, cfg.ControlSocket}, {"log.format", old.Log.Format, cfg.Log.Format},
@@ -178,20 +190,19 @@ func (d *daemon) closeRooms() error {
 		errs = append(errs, closeRoom(ctx))
 	}
 	if d.relay != nil {
-		within(sessionGrace, func(ctx context.Context) error {
-			if err := d.relay.Shutdown(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-				return err
-			}
-			return nil // sessions that were cut off got no 250
-		})
+		within(sessionGrace, func(ctx context.Context) error { return cutOff(d.relay.Shutdown(ctx)) })
 	}
-	within(time.Second, d.api.Close)
+	within(time.Second, func(ctx context.Context) error { return cutOff(d.api.Close(ctx)) })
 	within(deliveryGrace, d.queue.Close)
-	within(time.Second, func(ctx context.Context) error {
-		if err := d.router.Close(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-			return err
-		}
-		return nil
-	})
+	within(time.Second, func(ctx context.Context) error { return cutOff(d.router.Close(ctx)) })
 	return errors.Join(errs...)
+}
+
+// cutOff drops the error of a room whose time ran out: clients that were cut off got no 250, operators no answer, and
+// hosts no QUIT, which harms nobody.
+func cutOff(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	return err
 }

@@ -317,3 +317,20 @@ func TestRelayd_CalledWrongly(t *testing.T) {
 		}
 	}
 }
+
+// Mail that no [[smarthost]] takes waits, and status says so until the configuration has a place for it.
+func TestRelayd_MailWithoutARouteIsLoudAndWaits(t *testing.T) {
+	s := newSite(t)
+	sb := s.smarthost(sandbox.Options{})
+	s.configure(route(sb.CAFile(), sb.Addr()) + "senders = [\"@only.example\"]\n")
+	p := s.start()
+	p.mustSubmit("a@example.com")
+	p.waitFor(`msg=waiting queue_id=\w+ .*no \[\[smarthost\]\] takes mail from <sender@lan.example>`)
+	if problems := strings.Join(s.status().Problems, "\n"); !strings.Contains(problems, "no [[smarthost]] takes mail") {
+		t.Errorf("status says %q", problems)
+	}
+	s.configure(route(sb.CAFile(), sb.Addr()))
+	p.signal(syscall.SIGHUP)
+	arrive(t, sb, 1)
+	until(t, "status to be content", func() bool { return len(s.status().Problems) == 0 })
+}

@@ -42,9 +42,10 @@ const (
 	probeMax = time.Minute
 )
 
-func routerOptions(c *config.Config, log *slog.Logger) smarthost.Options {
+func (d *daemon) routerOptions(c *config.Config) smarthost.Options {
 	o := smarthost.Options{
-		Hostname: c.Hostname, Log: log,
+		Hostname: c.Hostname, Log: d.log, Replies: replyRules(c), IsSelf: d.isSelf,
+		Learnt: d.sizes.known(), Learn: d.sizes.learn,
 		ProbeMin: min(probeMin, c.Queue.RetryMin), ProbeMax: min(probeMax, c.Queue.RetryMax),
 		AuthProbeMin: min(smarthost.DefaultAuthProbeMin, c.Queue.RetryMin), AuthProbeMax: c.Queue.RetryMax,
 	}
@@ -58,9 +59,33 @@ func routerOptions(c *config.Config, log *slog.Logger) smarthost.Options {
 	return o
 }
 
-func relayOptions(c *config.Config, q *queue.Queue, log *slog.Logger) relay.Options {
+func replyRules(c *config.Config) []smarthost.ReplyRule {
+	var rules []smarthost.ReplyRule
+	for _, r := range c.Replies {
+		rules = append(rules, smarthost.ReplyRule{Stage: r.Stage, Code: r.Code, Enhanced: r.Enhanced, Words: r.Text,
+			Scope: envelope.Scope(r.Scope), Outcome: r.Outcome, Advice: r.Advice})
+	}
+	return rules
+}
+
+// checkReplies returns what is wrong with the [[reply]] tables, which only the smarthost's room can tell.
+func checkReplies(c *config.Config) error {
+	var faults config.Faults
+	for i, rule := range replyRules(c) {
+		for _, f := range rule.Faults() {
+			faults = append(faults, config.Fault{File: c.File, Line: c.Replies[i].Line, Key: "reply." + f.Key, Problem: f.Problem, Remedy: f.Remedy})
+		}
+	}
+	if len(faults) == 0 {
+		return nil
+	}
+	return faults
+}
+
+func (d *daemon) relayOptions(c *config.Config) relay.Options {
+	q := d.queue
 	o := relay.Options{
-		Hostname: c.Hostname, Log: log, Trusted: c.TrustedNetworks,
+		Hostname: c.Hostname, Log: d.log, Trusted: c.TrustedNetworks, Carry: d.router.MaxSize,
 		TrustHint: fmt.Sprintf("trusted_networks in %s", c.File),
 		Begin: func(env envelope.Envelope, origin envelope.Origin) (relay.Writer, error) {
 			w, err := q.Begin(env, origin)

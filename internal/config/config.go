@@ -20,6 +20,7 @@ type Config struct {
 	Log             Log
 	Listeners       []Listener // in the file's order, at least one
 	Queue           Queue
+	Replies         []Reply
 	Smarthosts      []Smarthost // in the file's order, at least one; the first whose conditions match takes a message
 }
 
@@ -121,5 +122,6 @@ func (r *reader) build(cfg *Config, root *table) {
 	cfg.Listeners = readListeners(root)
 	cfg.Queue = readQueue(root.table("queue"), cfg.Listeners)
 	cfg.Smarthosts = readSmarthosts(root)
+	cfg.Replies = readReplies(root)
 	r.warnWritable()
 }

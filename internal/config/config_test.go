@@ -156,7 +156,7 @@ func TestLoad_EveryKeyOfTheSchemaIsRead(t *testing.T) {
 				if s.name == "key_file" {
 					text, line = "[[listener]]\ntls = \"starttls\"\nkey_file = true\ncert_file = 'x'\n"+anySmarthost, 3
 				}
-			case "log", "queue":
+			case "log", "queue", "reply":
 				text, line = header(table)+"\n"+s.name+" = true\n"+anySmarthost, 2
 			}
 			if s.name == "smarthost" {

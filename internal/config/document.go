@@ -30,8 +30,11 @@ type document struct {
 func (r *reader) open() *table {
 	text, mode, err := readConfig(r.file)
 	if err != nil {
-		r.fault(0, "", whyUnreadable(err), "give the right path with --config, or write the file; "+
-			"trusted_networks and one [[smarthost]] are enough")
+		remedy := "give the right path with --config, or write the file; trusted_networks and one [[smarthost]] are enough"
+		if errors.Is(err, fs.ErrPermission) {
+			remedy = "use sudo, or the user that relayd runs as"
+		}
+		r.fault(0, "", whyUnreadable(err), remedy)
 		return nil
 	}
 	if len(text) > maxFile {

@@ -37,6 +37,9 @@ func TestExample_ShowsTheRealDefaults(t *testing.T) {
 		bare := strings.TrimPrefix(strings.TrimSuffix(line, "\n"), "#")
 		if m := tableLine.FindStringSubmatch(bare); m != nil {
 			table = m[1]
+			if table == "reply" { // one without keys has no default to show
+				break
+			}
 			line = bare + "\n"
 		}
 		for _, s := range schema[table] {

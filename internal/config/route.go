@@ -96,7 +96,7 @@ func refuseUnreachable(tables []*table, smarthosts []Smarthost) {
 	}
 	if !slices.ContainsFunc(smarthosts, takesAll) {
 		t := tables[len(tables)-1]
-		t.warn(t.line, "smarthost", "no smarthost takes all mail; what fits none of them waits, and goes back in the end",
+		t.warn(t.line, "smarthost", "no smarthost takes all mail; what fits none of them waits until one does",
 			"let the last one be without senders, recipients and clients")
 	}
 }

@@ -40,6 +40,7 @@ var schema = map[string][]spec{
 		{name: "listener", kind: kindTables},
 		{name: "queue", kind: kindTable},
 		{name: "smarthost", kind: kindTables},
+		{name: "reply", kind: kindTables},
 	},
 	"log": {
 		{name: "level", kind: kindText, fallback: "info"},
@@ -82,10 +83,19 @@ var schema = map[string][]spec{
 		{name: "recipients", kind: kindList, example: `["@example.com"]`},
 		{name: "clients", kind: kindList, example: `["192.168.1.20"]`},
 	},
+	"reply": {
+		{name: "stage", kind: kindText, example: `"rcpt"`},
+		{name: "code", kind: kindText, example: `"550"`},
+		{name: "enhanced", kind: kindText, example: `"5.7.1"`},
+		{name: "text", kind: kindText, example: `"quota exceeded"`},
+		{name: "scope", kind: kindText, example: `"site"`},
+		{name: "outcome", kind: kindText, example: `"temporary"`},
+		{name: "advice", kind: kindText, example: `"the provider's daily limit; it ends at midnight"`},
+	},
 }
 
 // tableOrder is the order in which a person reads the tables.
-var tableOrder = []string{"", "log", "listener", "queue", "smarthost"}
+var tableOrder = []string{"", "log", "listener", "queue", "smarthost", "reply"}
 
 // lookup returns the description of a key of a table.
 func lookup(table, key string) (spec, bool) {

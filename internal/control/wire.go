@@ -85,7 +85,7 @@ func routeProblems(routes []smarthost.RouteStatus) []string {
 			problems = append(problems, fmt.Sprintf("route %q: none of its hosts can be used, its mail waits", r.Name))
 		}
 		for _, h := range r.Hosts {
-			if trouble := hostTrouble(h.State); trouble != "" && (!usable || h.State != smarthost.StateDown) {
+			if trouble := hostTrouble(h.State); trouble != "" && (!usable || !passing(h.State)) {
 				problems = append(problems, fmt.Sprintf("route %q: %s %s: %s", r.Name, h.Address, trouble, Why(h)))
 			}
 		}
@@ -102,8 +102,19 @@ func hostTrouble(state smarthost.State) string {
 		return "fails at TLS"
 	case smarthost.StateDown:
 		return "is down"
+	case smarthost.StateThrottled:
+		return "takes no more for now"
+	case smarthost.StateRefused:
+		return "wants no mail from this account or line"
+	case smarthost.StateLooping:
+		return "is this relay itself"
 	}
 	return ""
+}
+
+// passing reports whether a host's trouble may end by itself, so that it concerns nobody while another host works.
+func passing(state smarthost.State) bool {
+	return state == smarthost.StateDown || state == smarthost.StateThrottled
 }
 
 // Why returns the host's trouble in words that follow its address, or failing these the peer's words.
