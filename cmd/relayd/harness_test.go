@@ -19,6 +19,7 @@ import (
 
 	"relayd/internal/control"
 	"relayd/internal/sandbox"
+	"relayd/queue"
 )
 
 // The tests run the daemon as a process: the test binary itself, started again with this variable set.
@@ -264,6 +265,21 @@ func (s *site) status() control.Status {
 		s.t.Fatal(err)
 	}
 	return st
+}
+
+// show asks the daemon for one message.
+func (s *site) show(id string) queue.Detail {
+	s.t.Helper()
+	c, err := control.Dial(context.Background(), filepath.Join(s.dir, "data", "control.sock"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer c.Close()
+	d, err := c.Show(context.Background(), id)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return d
 }
 
 // until polls cond.

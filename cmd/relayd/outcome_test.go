@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -84,5 +85,96 @@ func TestRelayd_LearntSizeOutlivesARestart(t *testing.T) {
 	err := p.submit("sender@lan.example", strings.Repeat("0123456789abcdef\r\n", 6000), "b@example.com")
 	if err == nil || !strings.Contains(err.Error(), "552") || !strings.Contains(err.Error(), "5.3.4") {
 		t.Errorf("a message of 108,000 octets for a host that takes 100,000: %v", err)
+	}
+}
+
+// Three recipients, three answers, over real sockets: one is delivered, one is retried alone, one is reported, and the
+// report goes back to the server on the LAN by a route of its own, in the clear and without a login.
+func TestRelayd_ReportGoesBackToTheLANServer(t *testing.T) {
+	s := newSite(t)
+	provider := s.smarthost(sandbox.Options{})
+	lan := s.smarthost(sandbox.Options{NoTLS: true, NoAuth: true})
+	if err := provider.Inject(
+		sandbox.Fault{Stage: sandbox.StageRcpt, Match: "later@", Reply: "450 4.2.1 later", Times: 1},
+		sandbox.Fault{Stage: sandbox.StageRcpt, Match: "never@", Reply: "550 5.1.1 nobody here"}); err != nil {
+		t.Fatal(err)
+	}
+	s.configure(fmt.Sprintf("[[smarthost]]\nname = \"lan\"\nhosts = [%q]\ntls = \"off\"\nrecipients = [\"@lan.example\"]\n", lan.Addr()) +
+		route(provider.CAFile(), provider.Addr()))
+	p := s.start()
+	p.mustSubmit("good@example.com", "later@example.com", "never@example.com")
+	report := arrive(t, lan, 1)[0]
+	if report.ReversePath != "" || report.Recipients[0] != "sender@lan.example" || report.TLS {
+		t.Errorf("the report: %+v", report)
+	}
+	for want, there := range map[string]bool{"Final-Recipient: rfc822; never@example.com": true, "550 5.1.1 nobody here": true,
+		"later@example.com": false, "good@example.com": false} {
+		if strings.Contains(string(report.Data), want) != there {
+			t.Errorf("%q in the report: %v, want %v", want, !there, there)
+		}
+	}
+	got := map[string]int{}
+	for _, m := range arrive(t, provider, 2) {
+		for _, to := range m.Recipients {
+			got[to]++
+		}
+	}
+	if got["good@example.com"] != 1 || got["later@example.com"] != 1 || got["never@example.com"] != 0 {
+		t.Errorf("delivered: %v", got)
+	}
+}
+
+// What the relay takes it hands on octet by octet behind its trace header, whatever the content is.
+func TestRelayd_BodiesArriveAsTheyCame(t *testing.T) {
+	s := newSite(t)
+	sb := s.smarthost(sandbox.Options{})
+	s.configure(route(sb.CAFile(), sb.Addr()))
+	p := s.start()
+	var eightBit strings.Builder
+	for c := 1; c < 256; c++ {
+		if c != '\r' && c != '\n' {
+			eightBit.WriteByte(byte(c))
+		}
+	}
+	bodies := map[string]string{
+		"dots":      ".\r\n..\r\n...\r\n.x\r\n \r\n.\r\n",
+		"longlines": strings.Repeat("y", 100_000) + "\r\n",
+		"eightbit":  eightBit.String() + "\r\n",
+		"empty":     "",
+		"large":     strings.Repeat("0123456789abcdef0123456789abcdef0123456789abcdef0123456789a\r\n", 25<<20/61),
+	}
+	for name, body := range bodies {
+		if err := p.submit("sender@lan.example", "Subject: "+name+"\r\nX-Folded: a\r\n\tb\r\n\r\n"+body, "a@example.com"); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	for _, m := range arrive(t, sb, len(bodies)) {
+		_, content, _ := strings.Cut(string(m.Data), "Subject: ")
+		name, rest, _ := strings.Cut(content, "\r\n")
+		if want := "X-Folded: a\r\n\tb\r\n\r\n" + bodies[name]; rest != want {
+			t.Errorf("%s: %d octets arrived changed, want %d", name, len(rest), len(want))
+		}
+	}
+}
+
+// A connection that dies between the final dot and its reply: the same octets are sent again, and log and history say
+// that the message may arrive twice.
+func TestRelayd_LostFinalReplyIsAPossibleDuplicate(t *testing.T) {
+	s := newSite(t)
+	sb := s.smarthost(sandbox.Options{})
+	if err := sb.Inject(sandbox.Fault{Stage: sandbox.StageDot, Drop: true, Times: 1}); err != nil {
+		t.Fatal(err)
+	}
+	s.configure(route(sb.CAFile(), sb.Addr()))
+	p := s.start()
+	p.mustSubmit("a@example.com")
+	got := arrive(t, sb, 2)
+	if string(got[0].Data) != string(got[1].Data) {
+		t.Error("the second try had other octets")
+	}
+	id := p.waitFor(`msg=deferred queue_id=(\w+) .*possible_duplicate=true`)[1]
+	p.waitFor("msg=delivered queue_id=" + id)
+	if d := s.show(id); len(d.Events) != 3 || !strings.Contains(d.Events[1].Words, "may so arrive twice") {
+		t.Errorf("history: %+v", d.Events)
 	}
 }
