@@ -72,6 +72,10 @@ func (s *Status) Judge(now time.Time) {
 		s.Problems = append(s.Problems, fmt.Sprintf("damaged messages set aside in quarantine, which are not delivered: %d; "+
 			"the log of relayd names them", n))
 	}
+	if n := s.Queue.Unreported; n > 0 {
+		s.Problems = append(s.Problems, fmt.Sprintf("reports of failure that could not be delivered, since the start: %d; the log of "+
+			"relayd names them, and postmaster in the configuration would get them", n))
+	}
 }
 
 // routeProblems says what an operator has to look at: each host whose login is refused or whose TLS fails, since
