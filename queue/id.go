@@ -66,13 +66,6 @@ type idSource struct {
 	last ID
 }
 
-// lastBefore returns the last id that was given out.
-func (s *idSource) lastBefore() ID {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.last
-}
-
 func (s *idSource) next(now time.Time) ID {
 	id := idAt(now) | ID(rand.Uint32N(1<<idRandomBits))
 	s.mu.Lock()

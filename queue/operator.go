@@ -296,7 +296,7 @@ func (q *Queue) Counts() Counts {
 			}
 		}
 	})
-	if err := q.committer.read(func(s *store) error { return s.countOldest(&c) }); err != nil {
+	if err := q.committer.read(func(s *store) error { return s.countOldest(&c, q.now()) }); err != nil {
 		q.log.Warn("the oldest message could not be read", "error", err)
 	}
 	return c

@@ -46,6 +46,7 @@ type Queue struct {
 	attempts sync.WaitGroup
 	others   sync.WaitGroup // the queue's own goroutines
 	started  bool
+	restored ID // the highest id that was in the store at Open
 }
 
 type config struct {
@@ -84,12 +85,10 @@ func (q *Queue) restore(st *store) (err error) {
 	if err != nil {
 		return fmt.Errorf("cannot clean the spool: %w", err)
 	}
-	var last ID
 	damaged, err := st.slots(func(sl slot) {
 		q.scheduler.insert(sl, nil, false)
 		q.total.Add(1)
 		q.bytes.Add(sl.Size)
-		last = max(last, sl.ID)
 	})
 	if err != nil {
 		return fmt.Errorf("cannot read the queue in %s: %w", q.dir, err)
@@ -97,7 +96,10 @@ func (q *Queue) restore(st *store) (err error) {
 	if damaged > 0 {
 		q.log.Error("lines of the due index are damaged; they are made anew from their messages", "lines", damaged)
 	}
-	q.ids.last = last
+	if q.restored, err = st.last(); err != nil {
+		return err
+	}
+	q.ids.last = q.restored
 	n, err := st.quarantined()
 	if err != nil {
 		return err
@@ -181,8 +183,7 @@ func (q *Queue) finishPending() {
 // audit looks once, after the start, for messages that the due index does not name, and gives them their line back. The
 // start itself does not look at messages, so that it takes no longer for a long queue.
 func (q *Queue) audit() {
-	upTo, after := q.ids.lastBefore(), ID(0)
-	for after < upTo {
+	for after := ID(0); after < q.restored; {
 		var records []*record
 		last := after
 		err := q.committer.read(func(s *store) (err error) {
@@ -193,7 +194,7 @@ func (q *Queue) audit() {
 			return
 		}
 		if err == nil {
-			q.restoreSlots(records, upTo)
+			q.restoreSlots(records)
 			after = last
 		}
 		select {
@@ -207,11 +208,11 @@ func (q *Queue) audit() {
 // auditPause is how long the audit rests between two pages.
 const auditPause = 20 * time.Millisecond
 
-func (q *Queue) restoreSlots(records []*record, upTo ID) {
+func (q *Queue) restoreSlots(records []*record) {
 	var missing []*record
 	q.scheduler.do(func() {
 		for _, r := range records {
-			if r.ID <= upTo && q.scheduler.items[r.ID] == nil {
+			if r.ID <= q.restored && q.scheduler.items[r.ID] == nil {
 				missing = append(missing, r)
 			}
 		}

@@ -50,13 +50,13 @@ func (r *Reader) Body(id string) (io.ReadCloser, error) { return openBody(r.read
 // Counts is Queue.Counts. Nothing is being delivered, so what is due counts as active: it will be at the next start.
 func (r *Reader) Counts() (Counts, error) {
 	var c Counts
-	now := time.Now().UnixNano()
+	now := time.Now()
 	_, err := r.store.slots(func(sl slot) {
 		c.Bytes += sl.Size
 		switch {
 		case sl.Due == heldDue:
 			c.Held++
-		case sl.Due <= now:
+		case sl.Due <= now.UnixNano():
 			c.Active++
 		default:
 			c.Deferred++
@@ -68,5 +68,5 @@ func (r *Reader) Counts() (Counts, error) {
 	if c.Quarantined, err = r.store.quarantined(); err != nil {
 		return c, err
 	}
-	return c, r.store.countOldest(&c)
+	return c, r.store.countOldest(&c, now)
 }

@@ -322,6 +322,9 @@ func (s *scheduler) goOn(it *item, next stand, now time.Duration) {
 		return
 	}
 	l := s.laneFor(it, now)
+	if !next.later.IsZero() {
+		it.slot.Routes = next.all // so that it can leave the line, should the lane close, for those that are due later
+	}
 	switch {
 	case !l.gated(now):
 		l.push(it, now)
@@ -334,7 +337,6 @@ func (s *scheduler) goOn(it *item, next stand, now time.Duration) {
 		s.tellWaiting(it, now)
 	default:
 		// In the line of a closed lane it would not be seen when its other recipients are due.
-		it.slot.Routes = next.all
 		it.due = min(l.gate, now+max(0, min(time.Until(next.later), s.longest())))
 		it.state, it.lane = itemWaiting, nil
 		heap.Push(&s.waiting, it)

@@ -349,13 +349,30 @@ func (s *store) list(after ID, limit int) ([]*record, error) {
 	return all, nil
 }
 
-// countOldest sets c.Oldest from the lowest id in the queue.
-func (s *store) countOldest(c *Counts) error {
-	records, _, err := s.page(0, 1)
-	if len(records) > 0 {
-		c.Oldest = records[0].ReceivedAt
+// countOldest sets c.Oldest from the lowest ids in the queue: the first of them may have come while the clock was ahead.
+func (s *store) countOldest(c *Counts, now time.Time) error {
+	const look = 16
+	records, _, err := s.page(0, look)
+	for _, r := range records {
+		if c.Oldest.IsZero() || r.ReceivedAt.Before(c.Oldest) {
+			c.Oldest = r.ReceivedAt
+		}
+	}
+	if c.Oldest.After(now) {
+		c.Oldest = now
 	}
 	return err
+}
+
+// last returns the highest id in the queue, or 0 when it is empty.
+func (s *store) last() (id ID, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		if k, _ := tx.Bucket(bucketEnvelopes()).Cursor().Last(); k != nil {
+			id = ID(binary.BigEndian.Uint64(k))
+		}
+		return nil
+	})
+	return id, err
 }
 
 // queued reports whether a message's record is in the store.

@@ -59,7 +59,8 @@ func (q *Queue) warnAfter(seen ID, p Policy) (ID, error) {
 		var late []ID
 		end := false
 		for _, r := range records {
-			if end = !r.late(p, q.now()); end {
+			// One that came while the clock was ahead says nothing of those behind it.
+			if end = !r.late(p, q.now()) && !r.ReceivedAt.After(q.now()); end {
 				last = r.ID - 1
 				break
 			}

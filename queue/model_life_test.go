@@ -1,0 +1,240 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing/synctest"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	"pgregory.net/rapid"
+	"relayd/internal/envelope"
+)
+
+// life is the daemon from a start to its stop or its death. It is the queue's transport and its log too, which are
+// places where it can die.
+type life struct {
+	w          *world
+	q          *Queue
+	dir        string
+	left       atomic.Int64 // moments until it dies, when that is above 0
+	draining   bool         // as the fields below, under w.mu
+	broken     bool         // its store fails
+	dead       bool
+	copied     string // the folder as it was at its death
+	unreported int64
+}
+
+// open starts the daemon in a new folder.
+func (w *world) open() { w.startLife(filepath.Join(w.dir, fmt.Sprintf("life%d", w.nextLife())), false) }
+
+func (w *world) nextLife() int {
+	w.lives++
+	return w.lives
+}
+
+// startLife opens and starts a queue in dir, whose records are held against the ledger before it delivers anything.
+// lossy says that the last life may have ended with outcomes that were not recorded.
+func (w *world) startLife(dir string, lossy bool) {
+	lf := &life{w: w, dir: dir}
+	q, err := Open(Options{Dir: dir, Hostname: "relay.example", Transport: lf, Policy: w.policy, Log: slog.New(lf)})
+	if err != nil {
+		w.rt.Fatalf("Open: %v", err)
+	}
+	lf.q = q
+	quicken(q.committer.store)
+	w.life = lf
+	w.checkFolder(w.rt, dir)
+	w.reconcile(w.rt, lossy)
+	time.Sleep(time.Second) // a daemon does not start in the millisecond in which the last one ended
+	q.Start()
+}
+
+// quicken spares the store what only takes time here: syncs, since nobody pulls the plug, and a large file.
+func quicken(st *store) { st.db.NoSync, st.db.AllocSize = true, 64<<10 }
+
+// stop ends the daemon in order, with patience for what is under way.
+func (w *world) stop(rt *rapid.T, patience time.Duration) {
+	synctest.Wait()
+	lf := w.life
+	w.mu.Lock()
+	lf.draining = true
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := lf.q.Close(ctx); err != nil {
+		rt.Fatalf("Close: %v", err)
+	}
+	w.reportFaults(rt)
+	if _, err := lf.q.Begin(testEnvelope("a@a.example"), envelope.Origin{}); !errors.Is(err, ErrClosed) {
+		rt.Fatalf("Begin after Close: %v", err)
+	}
+	if _, err := lf.q.Apply(ActionHold, nil); !errors.Is(err, ErrClosed) {
+		rt.Fatalf("Apply after Close: %v", err)
+	}
+}
+
+func (w *world) restart(rt *rapid.T) {
+	patience := rapid.SampledFrom([]time.Duration{time.Minute, 0}).Draw(rt, "patience")
+	w.logf("stop and start")
+	for _, l := range w.writing {
+		w.abort(l)
+	}
+	w.writing = nil
+	w.stop(rt, patience)
+	if !w.life.broken {
+		w.checkFolder(rt, w.life.dir)
+	}
+	w.startLife(w.life.dir, w.life.broken)
+}
+
+// crash kills the daemon, if it has not died yet, and starts another one on what it left.
+func (w *world) crash(rt *rapid.T) {
+	w.life.arm(0)
+	w.life.moment()
+	w.logf("killed and started")
+	w.abandon(w.life)
+	w.writing = nil
+	w.reportFaults(rt)
+	w.startLife(w.life.copied, true)
+}
+
+// abandon lets the goroutines of a life that is over end.
+func (w *world) abandon(lf *life) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, l := range w.writing {
+		_ = l.writer.Abort()
+	}
+	_ = lf.q.Close(ctx)
+	_ = os.RemoveAll(lf.dir)
+}
+
+// close ends the world in whatever state a failed check has left it.
+func (w *world) close() {
+	if lf := w.life; lf != nil {
+		w.mu.Lock()
+		lf.dead = true
+		w.mu.Unlock()
+		if !lf.q.closing.Load() {
+			w.abandon(lf)
+		}
+		_ = os.RemoveAll(lf.dir)
+	}
+}
+
+// arm has the daemon die at the n-th of the moments to come.
+func (lf *life) arm(n int) { lf.left.Store(int64(n) + 1) }
+
+// moment is one at which the daemon can die: its folder is copied as it is then, and what it does later did not happen.
+func (lf *life) moment() {
+	if lf.left.Add(-1) != 0 {
+		return
+	}
+	w := lf.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if lf.dead {
+		return
+	}
+	c := lf.q.committer
+	c.mu.Lock() // between two commits
+	defer c.mu.Unlock()
+	lf.dead = true
+	lf.copied = filepath.Join(w.dir, fmt.Sprintf("life%d", w.nextLife()))
+	if err := copyFolder(lf.copied, lf.dir, used(c.store)); err != nil {
+		w.fault("cannot copy the folder: %v", err)
+	}
+}
+
+// used returns how many octets of its file a database uses: all for one that has failed.
+func used(st *store) (size int64) {
+	size = math.MaxInt64
+	if st != nil {
+		_ = st.db.View(func(tx *bolt.Tx) error { size = tx.Size(); return nil })
+	}
+	return size
+}
+
+func copyFolder(to, from string, size int64) error {
+	if err := os.MkdirAll(filepath.Join(to, "spool"), 0o700); err != nil {
+		return err
+	}
+	err := errors.Join(copyFile(to, from, databaseName, size), copyFile(to, from, markerName, math.MaxInt64))
+	spooled, readErr := os.ReadDir(filepath.Join(from, "spool"))
+	for _, e := range spooled {
+		// One that is removed meanwhile was needed by no record any more.
+		if e := copyFile(to, from, filepath.Join("spool", e.Name()), math.MaxInt64); !errors.Is(e, fs.ErrNotExist) {
+			err = errors.Join(err, e)
+		}
+	}
+	return errors.Join(err, readErr)
+}
+
+// copyFile copies at most size octets of the file called name.
+func copyFile(to, from, name string, size int64) error {
+	src, err := os.Open(filepath.Join(from, name))
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.Create(filepath.Join(to, name))
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, io.LimitReader(src, size))
+	return errors.Join(err, dst.Close())
+}
+
+// breakStore makes every commit fail until the store has been opened anew, which fails some times first.
+func (w *world) breakStore(rt *rapid.T, fails int) {
+	synctest.Wait()
+	w.logf("the store fails; %d tries to open it will too", fails)
+	w.mu.Lock()
+	lf := w.life
+	lf.broken = true
+	w.mu.Unlock()
+	c := lf.q.committer
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.store.db.Close(); err != nil {
+		rt.Fatal(err)
+	}
+	c.open = func(dir string) (*store, error) {
+		if fails--; fails >= 0 {
+			return nil, errors.New("injected: the disk is away")
+		}
+		st, err := openStore(dir)
+		if err != nil {
+			return nil, err
+		}
+		quicken(st)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		lf.broken = false
+		return st, nil
+	}
+}
+
+// The log. What is committed is logged before anything follows from it, on the committer's own goroutine where it has
+// written an outcome: moments to die at.
+
+func (lf *life) Enabled(context.Context, slog.Level) bool { return true }
+func (lf *life) WithAttrs([]slog.Attr) slog.Handler       { return lf }
+func (lf *life) WithGroup(string) slog.Handler            { return lf }
+
+func (lf *life) Handle(_ context.Context, r slog.Record) error {
+	switch r.Message {
+	case "received", "delivered", "deferred", "failed", "reported", "held", "released", "retry", "deleted", "waiting":
+		lf.moment()
+	}
+	return nil
+}
