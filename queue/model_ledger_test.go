@@ -94,7 +94,8 @@ type addressee struct {
 }
 
 func newAddressee(rc envelope.Recipient, script []outcome) *addressee {
-	return &addressee{Recipient: rc, script: script, status: StatusWaiting, firm: StatusWaiting, told: map[dsn.Action]int{}}
+	return &addressee{Recipient: rc, script: script, status: StatusWaiting, firm: StatusWaiting,
+		told: map[dsn.Action]int{}}
 }
 
 func (a *addressee) String() string { return fmt.Sprintf("%s(%s)%v", a.Path, a.Notify, a.script) }

@@ -25,7 +25,7 @@ func TestQueue_KeepsItsPromise(t *testing.T) {
 	checks := flag.Lookup("rapid.checks").Value
 	if checks.String() == "100" { // nobody has asked for another number than rapid's own
 		t.Cleanup(func() { _ = checks.Set("100") })
-		if err := checks.Set("12"); err != nil {
+		if err := checks.Set("10"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -192,8 +192,8 @@ func (w *world) act(action Action, letters []*letter) {
 	}
 }
 
-// storm lets letters arrive, operators act and the weather change at the same time, and the daemon die at some moment of
-// it when crash is set.
+// storm lets letters arrive, operators act and the weather change at the same time, and the daemon die at some moment
+// of it when crash is set.
 func (w *world) storm(rt *rapid.T, crash bool) {
 	if crash {
 		w.life.arm(rapid.IntRange(0, 30).Draw(rt, "moment"))
@@ -211,7 +211,8 @@ func (w *world) storm(rt *rapid.T, crash bool) {
 			w.mu.Unlock()
 			w.logf("%s: %s by an operator, meanwhile", l.name, action)
 			acts = append(acts, func() {
-				if _, err := q.Apply(action, []string{l.id}); err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrClosed) {
+				_, err := q.Apply(action, []string{l.id})
+				if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrClosed) {
 					w.faultf("%s of %s: %v", action, l.name, err)
 				}
 			})
@@ -317,5 +318,6 @@ func (w *world) newLetter(rt *rapid.T) *letter {
 }
 
 func drawScript(rt *rapid.T, label string) []outcome {
-	return rapid.SliceOfN(rapid.SampledFrom([]outcome{accepts, accepts, accepts, defers, defers, fails}), 1, 3).Draw(rt, label)
+	often := []outcome{accepts, accepts, accepts, defers, defers, fails}
+	return rapid.SliceOfN(rapid.SampledFrom(often), 1, 3).Draw(rt, label)
 }

@@ -160,19 +160,9 @@ func (w *world) checkAttempt(l *letter, m envelope.Message, body []byte) {
 
 // attempt is the dialogue with a host that answers.
 func (lf *life) attempt(ctx context.Context, route string, l *letter, m envelope.Message) envelope.Attempt {
-	w := lf.w
-	what := plain
-	if l.tries < len(l.fates) && !w.calm {
-		what = l.fates[l.tries]
-	}
-	l.tries++
-	switch what {
-	case lostTaken, lostUntaken:
-		l.lost++
-	case panics:
-		l.loose = true // one whose attempts panic again and again is held
-	}
-	a := envelope.Attempt{Host: route + ":25", DSNOffered: what == offersDSN, PossibleDuplicate: what == lostTaken || what == lostUntaken}
+	w, what := lf.w, lf.w.nextFate(l)
+	a := envelope.Attempt{Host: route + ":25", DSNOffered: what == offersDSN}
+	a.PossibleDuplicate = what == lostTaken || what == lostUntaken
 	for i, rc := range m.Envelope.Recipients {
 		answer := w.answer(l.addressee(rc.Path))
 		if what == answersTooFew && i > 0 || what == panics || a.PossibleDuplicate {
@@ -210,6 +200,22 @@ func (lf *life) attempt(ctx context.Context, route string, l *letter, m envelope
 		a.Results = a.Results[:1]
 	}
 	return a
+}
+
+// nextFate returns what happens to the next attempt of l.
+func (w *world) nextFate(l *letter) fate {
+	what := plain
+	if l.tries < len(l.fates) && !w.calm {
+		what = l.fates[l.tries]
+	}
+	l.tries++
+	switch what {
+	case lostTaken, lostUntaken:
+		l.lost++
+	case panics:
+		l.loose = true // one whose attempts panic again and again is held
+	}
+	return what
 }
 
 func replies(a envelope.Attempt) (codes []int) {

@@ -148,8 +148,14 @@ func (q *Queue) Close(ctx context.Context) error {
 	}
 	q.cancel()
 	q.attempts.Wait()
-	if q.started && !q.committer.broken.Load() {
-		q.finishPending()
+	if q.started {
+		done := make(chan struct{})
+		q.others.Go(func() { q.finishPending(); close(done) })
+		select {
+		case <-done:
+		case <-time.After(pendingPatience):
+			q.log.Warn("the queue's store does not answer; what operators asked for of messages in flight may be lost")
+		}
 	}
 	err := q.committer.close()
 	if q.started {
@@ -159,23 +165,39 @@ func (q *Queue) Close(ctx context.Context) error {
 	return err
 }
 
+// pendingPatience is how long Close waits for finishPending, which a store that is away holds up; pendingPause is how
+// long that waits for items that somebody else is about to give back.
+const (
+	pendingPatience = 5 * time.Second
+	pendingPause    = 10 * time.Millisecond
+)
+
 // finishPending does what operators asked for of messages whose attempts have ended with the daemon.
 func (q *Queue) finishPending() {
 	// Once an empty request is through, so are the outcomes before it, and the scheduler knows them.
 	if err := q.committer.commit(true); err != nil {
 		return
 	}
-	var claimed []*item
-	q.scheduler.do(func() {
-		for _, it := range q.scheduler.items {
-			if len(it.pending) > 0 && q.scheduler.claim(it) {
-				claimed = append(claimed, it)
+	for busy := true; busy; {
+		claimed := make(map[*item][]Action)
+		if !q.scheduler.do(func() {
+			busy = q.scheduler.busy > 0 // with an action, or a warning, that is being written
+			for _, it := range q.scheduler.items {
+				if len(it.pending) > 0 && q.scheduler.claim(it) {
+					claimed[it], it.pending = it.pending, nil
+				}
+			}
+		}) {
+			return
+		}
+		for it, actions := range claimed {
+			if err := q.operate([]*item{it}, actions); err != nil {
+				q.log.Warn("an operator's action could not be done before the end", "error", err)
+				return
 			}
 		}
-	})
-	for _, it := range claimed {
-		if err := q.operate([]*item{it}, it.pending); err != nil {
-			q.log.Warn("an operator's action could not be done before the end", "error", err)
+		if busy {
+			<-time.After(pendingPause)
 		}
 	}
 }

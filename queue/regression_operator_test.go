@@ -3,6 +3,7 @@ package queue
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -225,5 +226,66 @@ func operateAtRandom(t *testing.T, r *rig, stop <-chan struct{}) {
 		if list, err := r.List("", 0); err == nil && len(list) > 0 && i%4 == 0 {
 			_, _ = r.Apply(ActionDelete, []string{list[i%len(list)].ID}) // it may have left the queue since
 		}
+	}
+}
+
+// Close ends in bounded time when the store has gone and nobody has noticed yet.
+func TestClose_EndsWhenTheStoreHasGoneUnnoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := openRig(t, t.TempDir(), newFakeTransport(), testPolicy)
+		r.Start()
+		synctest.Wait()
+		c := r.committer
+		c.mu.Lock()
+		if err := c.store.db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		c.open = func(string) (*store, error) { return nil, errors.New("injected: the disk is away") }
+		c.mu.Unlock()
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = r.Close(ctx) // the store is away: that it ends is all that counts
+		if took := time.Since(start); took > time.Minute {
+			t.Errorf("Close took %s", took)
+		}
+	})
+}
+
+// What an operator asked of a message in flight is done at the stop, also when the sender is being warned just then.
+func TestClose_OperatorsWordOutlivesAWarningUnderWay(t *testing.T) {
+	for range 100 {
+		synctest.Test(t, func(t *testing.T) {
+			tr := newFakeTransport()
+			tr.legs = byDomain
+			tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+				if route == "lan.example" {
+					return tr.accept(ctx, route, m)
+				}
+				<-ctx.Done()
+				return siteDown(time.Minute)
+			})
+			r := openRig(t, t.TempDir(), tr, warningPolicy())
+			r.Start()
+			id := r.send("a@example.com")
+			time.Sleep(4*time.Hour - time.Minute)
+			synctest.Wait()
+			if _, err := r.Apply(ActionDelete, []string{id}); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			if err := r.Close(ctx); err != nil {
+				t.Fatal(err)
+			}
+			rd, err := OpenReadOnly(r.dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer rd.Close()
+			if d, err := rd.Show(id); err != nil || !d.Gone {
+				t.Fatalf("a deleted message is back: %v", err)
+			}
+		})
 	}
 }
