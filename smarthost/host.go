@@ -81,19 +81,33 @@ func (h *host) deliver(ctx context.Context, w *work) outcome {
 		if c == nil {
 			return o
 		}
-		w.host, w.dsn = h.place.addr, c.caps.dsn
-		b, o, ok := h.fit(w, c)
-		if !ok {
-			h.well(t, w.m.ID, envelope.Reply{})
-			h.pool.put(c)
-			return o
-		}
-		if o = h.transact(ctx, t, c, w, b); !o.stale && !o.more {
+		if o = h.use(ctx, t, c, w); !o.stale && !o.more {
 			return o
 		}
 		fresh = o.stale
 	}
 	return outcome{}
+}
+
+// use hands w on over c, and disposes of c. A panic on the way, which the caller of Deliver makes one failed attempt of
+// one message, must not cost the pool a connection for good.
+func (h *host) use(ctx context.Context, t ticket, c *conn, w *work) outcome {
+	disposed := false
+	defer func() {
+		if !disposed {
+			h.pool.drop(c)
+		}
+	}()
+	w.host, w.dsn = h.place.addr, c.caps.dsn
+	b, o, ok := h.fit(w, c)
+	if ok {
+		o = h.transact(ctx, t, c, w, b)
+	} else {
+		h.well(t, w.m.ID, envelope.Reply{})
+		h.pool.put(c)
+	}
+	disposed = true
+	return o
 }
 
 // fit returns the form in which the content goes over c, or what it means that it cannot.

@@ -2,6 +2,7 @@ package smarthost
 
 import (
 	"context"
+	"io"
 	"strings"
 	"sync"
 	"testing"
@@ -296,4 +297,40 @@ func TestPool_HostThatIsCrowdedGetsFewerConnectionsForAWhile(t *testing.T) {
 			t.Errorf("%d connections at once after a while, want 4", most)
 		}
 	})
+}
+
+// boom is content at which the relay's own code fails.
+type boom struct{}
+
+func (boom) Read([]byte) (int, error) { panic("injected: a fault in the relay") }
+
+// A panic in the middle of a transaction costs the pool no connection for good: the mail behind it flows.
+func TestPool_PanicLosesNoPlace(t *testing.T) {
+	const places = 3
+	p := newPeers("one:25")
+	r, err := New(Options{Hostname: "relay.example.com", Dial: p.dial,
+		Routes: []Route{{Name: "isp", Hosts: []string{"one:25"}, TLS: ModeOff, MaxConnections: places}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close(t.Context())
+	for range places + 1 {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("no panic came through")
+				}
+			}()
+			m := mail(hello)
+			m.Open = func() (io.ReadCloser, error) { return io.NopCloser(boom{}), nil }
+			r.Deliver(t.Context(), "isp", m)
+		}()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	m := mail(hello)
+	m.ID = "q2"
+	if a := r.Deliver(ctx, "isp", m); a.Site != nil || len(a.Results) == 0 || a.Results[0].Failure != nil {
+		t.Errorf("the mail behind it came to %+v", a)
+	}
 }

@@ -90,7 +90,7 @@ var rules = []rule{
 	// 5.7.30 alone is REQUIRETLS (RFC 8689).
 	{code: 5, enhanced: "7.30", words: "basic authentication", scope: envelope.ScopeSite, trouble: loginRefused,
 		advice: adviceNoSMTP},
-	{stages: transacting, code: 4, words: "concurrent connections limit|sender thread limit|too many concurrent",
+	{stages: transacting, code: 4, words: "concurrent connections limit|concurrent connection limit|sender thread limit|too many concurrent",
 		scope: envelope.ScopeSite, trouble: throttled, crowded: true, advice: adviceFewer},
 	{code: 451, enhanced: "7.500", scope: envelope.ScopeSite, trouble: throttled, advice: adviceSlower},
 	{code: 451, enhanced: "7.650", scope: envelope.ScopeSite, trouble: throttled, advice: adviceSlower},
@@ -102,6 +102,13 @@ var rules = []rule{
 		advice: adviceSendAs},
 	{code: 5, enhanced: "7.705", scope: envelope.ScopeSite, trouble: refused, advice: adviceBlocked},
 	{code: 5, enhanced: "7.708", scope: envelope.ScopeSite, trouble: refused, advice: adviceAddress},
+	{stages: transacting, code: 5, enhanced: "7.232", scope: envelope.ScopeSite, trouble: quotaSpent, advice: adviceQuota},
+	{stages: transacting, code: 5, enhanced: "7.233", scope: envelope.ScopeSite, trouble: quotaSpent, advice: adviceQuota},
+	{stages: transacting, code: 5, enhanced: "7.501", scope: envelope.ScopeSite, trouble: refused, advice: adviceBlocked},
+	{stages: transacting, code: 5, enhanced: "7.502", scope: envelope.ScopeSite, trouble: refused, advice: adviceBlocked},
+	{stages: transacting, code: 5, enhanced: "7.503", scope: envelope.ScopeSite, trouble: refused, advice: adviceBlocked},
+	{stages: transacting, code: 5, words: "tenantattribution", general: true, scope: envelope.ScopeSite, trouble: loginRefused,
+		advice: adviceRelay},
 	{code: 5, words: "banned sending ip", scope: envelope.ScopeSite, trouble: refused, advice: adviceAddress},
 	// Where the session logs in it is the account that is blocked. Without a login, through a connector, it is this
 	// sender, and the others may go on. 5.1.8 alone is any sender whose domain is not known.
@@ -128,7 +135,7 @@ var rules = []rule{
 	{stages: transacting, code: 554, words: "address is not verified", scope: envelope.ScopeSender, advice: adviceVerify},
 	{stages: transacting, code: 554, words: "sending paused for this account", scope: envelope.ScopeSite, trouble: refused,
 		advice: adviceBlocked},
-	{stages: stageAuth, words: "maximum credits exceeded", scope: envelope.ScopeSite, trouble: quotaSpent,
+	{words: "maximum credits exceeded", scope: envelope.ScopeSite, trouble: quotaSpent,
 		advice: adviceQuota},
 	{stages: transacting, words: "unauthenticated senders not allowed", scope: envelope.ScopeSite, trouble: loginRefused,
 		advice: adviceNoLogin},
@@ -142,17 +149,25 @@ var rules = []rule{
 		trouble: loginRefused, advice: adviceNoLogin},
 
 	// What many say in the same words.
-	{stages: transacting, words: "daily user sending|daily sending limit|daily sending quota|daily smtp relay",
+	{stages: transacting, words: "daily user sending|daily sending limit|daily sending quota|daily smtp relay|daily limit exceeded",
 		scope: envelope.ScopeSite, trouble: quotaSpent, advice: adviceQuota},
 	{stages: transacting, words: "exceeded the max emails per hour", scope: envelope.ScopeSender, lasting: temporary,
 		advice: "the provider takes no more from this sender's domain in this hour; it is tried again"},
 	{stages: transacting, code: 4, words: "sending rate|message rate limit|too many messages sent|sent too many",
 		scope: envelope.ScopeSite, trouble: throttled, advice: adviceSlower},
 	{stages: transacting, code: 5, words: "dynamic_range|dynamic range|dialup/dsl|use your isp's|use your isps|" +
-		"service unavailable; client host [|service unavailable, client host [",
+		"service unavailable; client host [|service unavailable, client host [|service unavailable; client [|" +
+		"not authorized to send email directly",
 		scope: envelope.ScopeSite, trouble: refused, advice: adviceAddress},
+	// The login is refused, however late that is said.
+	{stages: transacting, code: 535, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceLogin},
+	{stages: transacting, code: 534, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceLogin},
+	{stages: transacting, code: 4, words: "too many login", scope: envelope.ScopeSite, trouble: loginRefused,
+		advice: "the host has seen too many logins of %USER; they are tried seldom now. Mail waits"},
+	{stages: transacting, general: true, words: "client host rejected", scope: envelope.ScopeSite, trouble: refused,
+		advice: adviceAddress},
 	// A server for a few domains says so to one recipient. A route for all mail has a host that must relay to all.
-	{stages: "mail rcpt", general: true, words: "relay access denied|relaying denied|relay not permitted|unable to relay|" +
+	{stages: transacting, general: true, words: "relay access denied|relaying denied|relay not permitted|unable to relay|" +
 		"relaying not allowed|not permitted to relay", scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceRelay},
 	// Postfix speaks of the sender when it is asked for a recipient.
 	{stages: stageRcpt, words: "sender address rejected", scope: envelope.ScopeSender},

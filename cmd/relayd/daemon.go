@@ -31,6 +31,7 @@ type daemon struct {
 	log    *slog.Logger
 	level  *slog.LevelVar
 	config atomic.Pointer[config.Config]
+	bound  atomic.Pointer[[]string] // the addresses that are listened on
 	router *smarthost.Router
 	sizes  *sizes
 	queue  *queue.Queue
@@ -98,11 +99,13 @@ func (d *daemon) warn(warnings []config.Warning) {
 	}
 }
 
+// listening notes and returns the addresses that are listened on.
 func (d *daemon) listening() string {
 	var addrs []string
 	for _, a := range d.relay.Addrs() {
 		addrs = append(addrs, a.String())
 	}
+	d.bound.Store(&addrs)
 	return strings.Join(addrs, " ")
 }
 
@@ -120,8 +123,14 @@ func (d *daemon) probe() {
 	d.queue.Retry()
 }
 
-// isSelf reports whether the relay listens on an address, by the configuration in force.
-func (d *daemon) isSelf(addr netip.AddrPort) bool { return isSelf(d.config.Load())(addr) }
+// isSelf reports whether the relay listens on an address.
+func (d *daemon) isSelf(addr netip.AddrPort) bool {
+	listen := listenAddresses(d.config.Load())
+	if bound := d.bound.Load(); bound != nil { // where the system chose the port
+		listen = append(listen, *bound...)
+	}
+	return isSelf(listen)(addr)
+}
 
 // reload reads the configuration again. A bad one changes nothing.
 func (d *daemon) reload() {

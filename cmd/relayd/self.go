@@ -19,15 +19,24 @@ import (
 // is connected to.
 const selfLookup = 3 * time.Second
 
-// isSelf returns a function that reports whether an address is one that this machine listens on by c.
-func isSelf(c *config.Config) func(netip.AddrPort) bool {
+// listenAddresses returns the addresses of the listeners of c, as they are written.
+func listenAddresses(c *config.Config) []string {
+	var out []string
+	for _, l := range c.Listeners {
+		out = append(out, l.Address)
+	}
+	return out
+}
+
+// isSelf returns a function that reports whether an address is one that this machine listens on, when it does on listen.
+func isSelf(listen []string) func(netip.AddrPort) bool {
 	type place struct {
 		addr netip.Addr // invalid: every address
 		port uint16
 	}
 	var places []place
-	for _, l := range c.Listeners {
-		host, port, err := net.SplitHostPort(l.Address)
+	for _, address := range listen {
+		host, port, err := net.SplitHostPort(address)
 		n, perr := strconv.ParseUint(port, 10, 16)
 		if err != nil || perr != nil || n == 0 {
 			continue
@@ -70,7 +79,7 @@ func isLocal(addr netip.Addr) bool {
 func refuseSelf(c *config.Config) error {
 	ctx, cancel := context.WithTimeout(context.Background(), selfLookup)
 	defer cancel()
-	self := isSelf(c)
+	self := isSelf(listenAddresses(c))
 	var mu sync.Mutex
 	var faults config.Faults
 	var wg sync.WaitGroup

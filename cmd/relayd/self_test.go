@@ -5,9 +5,10 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 
-	"relayd/internal/config"
+	"relayd/internal/sandbox"
 )
 
 func TestIsSelf(t *testing.T) {
@@ -30,15 +31,11 @@ func TestIsSelf(t *testing.T) {
 		{[]string{"192.0.2.1:587", "127.0.0.1:25"}, "127.0.0.1:25", true},
 		{[]string{"127.0.0.1:0"}, "127.0.0.1:40000", false},
 	} {
-		cfg := &config.Config{}
-		for _, a := range c.listeners {
-			cfg.Listeners = append(cfg.Listeners, config.Listener{Address: a})
-		}
-		if got := isSelf(cfg)(netip.MustParseAddrPort(c.remote)); got != c.want {
+		if got := isSelf(c.listeners)(netip.MustParseAddrPort(c.remote)); got != c.want {
 			t.Errorf("listeners %v, %s: %v", c.listeners, c.remote, got)
 		}
 	}
-	all := isSelf(&config.Config{Listeners: []config.Listener{{Address: ":25"}}})
+	all := isSelf([]string{":25"})
 	for _, a := range own {
 		p := netip.MustParsePrefix(a.String())
 		if !all(netip.AddrPortFrom(p.Addr(), 25)) {
@@ -71,5 +68,24 @@ tls = "off"
 	}
 	if !strings.Contains(p.log.String(), "is this relay itself") {
 		t.Errorf("it says: %s", p.log)
+	}
+}
+
+// A smarthost that turns out to be the relay itself gets nothing: the mail waits and status says why.
+func TestRelayd_NoticesALoopWhenItConnects(t *testing.T) {
+	s := newSite(t)
+	sb := s.smarthost(sandbox.Options{})
+	s.configure(route(sb.CAFile(), sb.Addr()))
+	p := s.start()
+	s.configure(fmt.Sprintf("[[smarthost]]\nhosts = [%q]\ntls = \"off\"\n", p.addr)) // a port that only the running relay knows
+	p.signal(syscall.SIGHUP)
+	p.waitFor("configuration was reloaded")
+	p.mustSubmit("a@example.com")
+	p.waitFor(`msg="host looping"`)
+	if q := s.status().Queue; q.Active+q.Deferred != 1 {
+		t.Errorf("%+v", q)
+	}
+	if problems := strings.Join(s.status().Problems, "\n"); !strings.Contains(problems, "this relay itself") {
+		t.Errorf("status says %q", problems)
 	}
 }

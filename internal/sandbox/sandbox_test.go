@@ -202,7 +202,7 @@ func TestServer_MaxConnectionsRefusesTheNextWith421(t *testing.T) {
 }
 
 func TestServer_IdleClientsGet421(t *testing.T) {
-	s, p := open(t, sandbox.Options{IdleTimeout: 20 * time.Millisecond})
+	s, p := open(t, sandbox.Options{IdleTimeout: 400 * time.Millisecond})
 	p.expect("421 4.4.2 *")
 	p.expectEnd(false)
 	p.conn.Close()
