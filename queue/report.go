@@ -88,8 +88,9 @@ func (q *Queue) report(v *verdict, n notice, host string, from *content) *report
 		case dsn.Failed:
 			v.tell(i)
 		}
-		rc := dsn.Recipient{Recipient: r.Envelope.Recipients[i], Reply: v.replies[i], Words: v.words[i], Expired: v.expired[i]}
-		if !rc.Reply.IsZero() {
+		rc := dsn.Recipient{Recipient: r.Envelope.Recipients[i], Reply: v.replies[i], Words: v.words[i],
+			Expired: v.expired[i], Local: v.local[i], Doubtful: v.doubtful && n.action == dsn.Failed}
+		if (!rc.Reply.IsZero() && !rc.Local) || rc.Doubtful {
 			rc.Host = host
 		}
 		d.Recipients = append(d.Recipients, rc)

@@ -30,14 +30,17 @@ type verdict struct {
 	replies map[int]envelope.Reply
 	words   map[int]string
 	expired map[int]bool
-	told    map[int]bool // of failed, those of whom somebody is told
+	// local are those whose reply is the relay's own; doubtful says that the last attempt may have delivered.
+	local    map[int]bool
+	doubtful bool
+	told     map[int]bool // of failed, those of whom somebody is told
 }
 
 // settle applies an attempt to a copy of r: indexes are the recipients that took part, in the order of the attempt's
 // results. It is pure but for the jitter of the retry time.
 func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Time) verdict {
 	v := verdict{record: r.clone(), replies: make(map[int]envelope.Reply), words: make(map[int]string),
-		expired: make(map[int]bool)}
+		expired: make(map[int]bool), local: make(map[int]bool), doubtful: a.PossibleDuplicate}
 	v.record.Attempts++
 	if a.PossibleDuplicate {
 		v.record.Doubts++
@@ -55,7 +58,7 @@ func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Tim
 			v.delivered, v.replies[n] = append(v.delivered, n), res.Reply
 		case v.giveUp(n, res.Failure, a.PossibleDuplicate, p):
 			state.Status = StatusFailed
-			v.failed, v.replies[n] = append(v.failed, n), res.Failure.Reply
+			v.failed, v.replies[n], v.local[n] = append(v.failed, n), res.Failure.Reply, res.Failure.Local
 		default:
 			pause := min(backoff(state.Attempts, p.RetryMin, p.RetryMax, jitter), max(p.RetryMin, p.MaxAge-state.Waited))
 			state.Next = now.Add(pause)

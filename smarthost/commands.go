@@ -79,7 +79,7 @@ func addressNeedsUTF8(env *envelope.Envelope) bool {
 // Size is that of the form in which m would go.
 func unfit(m *envelope.Message, size int64, caps capabilities, secured bool, p place) *envelope.Failure {
 	fail := func(code int, enhanced envelope.EnhancedCode, text string) *envelope.Failure {
-		return &envelope.Failure{Scope: envelope.ScopeMessage, Permanent: true, Stage: stageMail,
+		return &envelope.Failure{Scope: envelope.ScopeMessage, Permanent: true, Local: true, Stage: stageMail,
 			Reply: envelope.Reply{Code: code, Enhanced: enhanced, Text: p.words(text)}}
 	}
 	switch {

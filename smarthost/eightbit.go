@@ -126,7 +126,7 @@ func unencodable(p place, err error) envelope.Failure {
 	if errors.Is(err, sevenbit.ErrHeader8Bit) {
 		enhanced = envelope.EnhancedCode{5, 6, 7}
 	}
-	return envelope.Failure{Scope: envelope.ScopeMessage, Permanent: true, Stage: stageMail, Reply: envelope.Reply{Code: 554,
+	return envelope.Failure{Scope: envelope.ScopeMessage, Permanent: true, Local: true, Stage: stageMail, Reply: envelope.Reply{Code: 554,
 		Enhanced: enhanced, Text: p.words("%HOST does not offer 8BITMIME, and the message cannot be encoded for it: ") +
 			err.Error()}}
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"mime"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,7 +57,15 @@ type Recipient struct {
 	Words string         // what happened, in the relay's or the peer's words
 	// Expired is set when it was given up after being refused for the time being for too long.
 	Expired bool
+	// Local is set when Reply is the relay's own and no host was asked.
+	Local bool
+	// Doubtful is set when it was given up because connections broke after the message had been handed over, so that it
+	// may have arrived (RFC 1047).
+	Doubtful bool
 }
+
+// answered reports whether Words are what the host said.
+func (rc Recipient) answered() bool { return rc.Host != "" && !rc.Expired && !rc.Local && !rc.Doubtful }
 
 // Compose returns the notification as message content with CRLF line ends. Its header and its delivery-status are ASCII
 // whatever the addresses are; the words for a person and the original may be 8-bit, which is then declared.
@@ -130,6 +139,9 @@ func subject(r Report) string {
 	case Relayed:
 		return "Your message to " + to + " was handed on"
 	}
+	if r.doubtful() {
+		return "Your message to " + to + " may not have arrived"
+	}
 	return "Your message to " + to + " was not delivered"
 }
 
@@ -150,13 +162,18 @@ func writeWords(b *bytes.Buffer, r Report) {
 		paragraph("Your message was handed on for the following " + addresses + ", as far as this mail relay can follow it. " +
 			"The next mail server does not report delivery, so you will hear of it again only if something goes wrong.")
 	default:
+		if r.doubtful() {
+			paragraph("It is not known whether your message has arrived at the following " + addresses + ": the connection broke " +
+				"each time after the message had been handed over. No further attempt will be made.")
+			break
+		}
 		paragraph("Your message could not be delivered to the following " + addresses + ". It has not arrived there, and no further " +
 			"attempt will be made.")
 	}
 	for _, rc := range r.Recipients {
 		line("")
 		line("  %s", clean(string(rc.Path)))
-		if rc.Host != "" && !rc.Expired {
+		if rc.answered() {
 			line("    The mail server %s answered:", clean(hostOnly(rc.Host)))
 		}
 		for _, w := range wrap(clean(rc.Words), 68) {
@@ -172,10 +189,26 @@ func writeWords(b *bytes.Buffer, r Report) {
 		paragraph("If it is urgent, reach the recipient another way; sending the message again does not help.")
 	case Relayed:
 	default:
+		if r.doubtful() {
+			paragraph("What you can do: ask the recipient whether it has arrived before you send it again.")
+			break
+		}
+		if r.local() {
+			paragraph("What you can do: show this report to whoever looks after your mail system; the details below are for them.")
+			break
+		}
 		paragraph("What you can do: check the address for typing errors and send the message again. If the address is right, show this " +
 			"report to whoever looks after your mail system; the details below are for them.")
 	}
 	paragraph("The message was taken by " + r.Reporter + " on " + r.Arrival.Format(time.RFC1123Z) + " under the queue id " + r.MessageID + ".")
+}
+
+func (r Report) doubtful() bool {
+	return slices.ContainsFunc(r.Recipients, func(rc Recipient) bool { return rc.Doubtful })
+}
+
+func (r Report) local() bool {
+	return slices.ContainsFunc(r.Recipients, func(rc Recipient) bool { return rc.Local })
 }
 
 // writeStatus writes the message/delivery-status part (RFC 3464 section 2).
@@ -199,7 +232,7 @@ func writeStatus(b *bytes.Buffer, r Report) {
 		if rc.Host != "" {
 			line("Remote-MTA: dns; %s", mtaName(rc.Host))
 		}
-		if !rc.Reply.IsZero() {
+		if !rc.Reply.IsZero() && !rc.Local {
 			folded(b, "Diagnostic-Code: smtp; "+plain(rc.Reply.String()))
 		}
 		if r.Action == Delayed && !r.Until.IsZero() {
@@ -222,6 +255,8 @@ func status(a Action, rc Recipient) string {
 	switch {
 	case rc.Expired:
 		return "5.4.7" // delivery time expired
+	case rc.Doubtful:
+		return "5.4.2" // bad connection
 	case r.Code/100 == class && r.Enhanced[0] == class:
 		return r.Enhanced.String()
 	case a == Delayed && r.IsZero():

@@ -196,3 +196,32 @@ func TestCompose_NonASCII(t *testing.T) {
 		}
 	}
 }
+
+// What the relay decided itself is not put in the mouth of a host, and what may have arrived is not said to be lost.
+func TestCompose_SaysWhoseVerdictItIs(t *testing.T) {
+	local, doubtful := testReport(), testReport()
+	local.Recipients[0].Local, local.Recipients[0].Host = true, ""
+	doubtful.Recipients[0].Doubtful, doubtful.Recipients[0].Reply = true, envelope.Reply{}
+	for name, c := range map[string]struct {
+		report     Report
+		has, lacks []string
+	}{
+		"local": {local, []string{"Status: 5.1.1", "whoever looks after your mail system"},
+			[]string{"answered", "Remote-MTA", "Diagnostic-Code", "typing errors"}},
+		"doubtful": {doubtful, []string{"not known whether", "ask the recipient", "Status: 5.4.2", "Remote-MTA"},
+			[]string{"It has not arrived", "typing errors", "answered"}},
+	} {
+		_, parts := parse(t, Compose(c.report))
+		text := strings.Join(strings.Fields(parts[0]+parts[1]), " ")
+		for _, w := range c.has {
+			if !strings.Contains(text, w) {
+				t.Errorf("%s: %q is missing in\n%s", name, w, text)
+			}
+		}
+		for _, w := range c.lacks {
+			if strings.Contains(text, w) {
+				t.Errorf("%s: %q is in\n%s", name, w, text)
+			}
+		}
+	}
+}

@@ -26,6 +26,8 @@ type Failure struct {
 	Stage string `json:"stage"`
 	// Reply is the peer's own reply; zero when there was none, as when a connection was refused or timed out.
 	Reply Reply `json:"reply,omitzero"`
+	// Local is set when the verdict is the relay's own: no host was asked, and Reply is what it would have said.
+	Local bool `json:"local,omitempty"`
 	// Reason says in words what is wrong and, where it can be known, what to do. It holds no secret.
 	Reason string `json:"reason,omitempty"`
 }
