@@ -22,7 +22,34 @@ import (
 func (q *Queue) startAttempt(it *item, route string) {
 	// The scheduler owns the item; what the attempt needs of it is taken here, on the scheduler's goroutine.
 	sl, c := it.slot, it.cached
-	q.attempts.Go(func() { q.attempt(it, sl, c, route) })
+	it.handedOn = false
+	q.attempts.Go(func() {
+		defer q.rescue(it, sl.ID)
+		q.attempt(it, sl, c, route)
+	})
+}
+
+// rescue makes a panic in an attempt, outside of the transport, the end of that attempt and not of the daemon.
+func (q *Queue) rescue(it *item, id ID) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	q.log.Error("an attempt failed by a fault in the relay; please report it", "queue_id", id.String(), "panic", fmt.Sprint(p),
+		"stack", string(debug.Stack()))
+	if !it.handedOn {
+		q.scheduler.post(func() { q.scheduler.finishPanicked(it) })
+	}
+}
+
+// safely runs f, and logs a panic in it.
+func (q *Queue) safely(what string, f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			q.log.Error("a fault in the relay; please report it", "in", what, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		}
+	}()
+	f()
 }
 
 // attempt makes one try to hand on the message of sl by route, and tells the scheduler what came of it.
@@ -33,6 +60,7 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, route string) {
 		q.unreadable(it, sl, nil, err)
 		return
 	case err != nil: // the store is away and the queue is closing; nothing is known of the message
+		it.handedOn = true
 		q.scheduler.post(func() { q.scheduler.finishWait(it, sl) })
 		return
 	}
@@ -59,6 +87,7 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, route string) {
 	case content.err != nil && !a.Decided():
 		q.unreadable(it, sl, r, content.err)
 	case a.Site != nil:
+		it.handedOn = true
 		q.scheduler.post(func() { q.scheduler.finishSite(it, next, route, a.Site, a.RetryAt) })
 	default:
 		q.settle(it, sl, r, indexes, a, route, content)
@@ -68,10 +97,12 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, route string) {
 // elsewhere files an item for which there is nothing to do on the route that it stood before.
 func (q *Queue) elsewhere(it *item, r *record, sl slot, due []int, next stand) {
 	if len(due) == 0 {
+		it.handedOn = true
 		q.scheduler.post(func() { q.scheduler.finishWait(it, sl) })
 		return
 	}
 	q.log.LogAttrs(context.Background(), slog.LevelDebug, "rerouted", slog.String("queue_id", r.ID.String()))
+	it.handedOn = true
 	q.scheduler.post(func() { q.scheduler.finishMoved(it, next) })
 }
 
@@ -140,6 +171,7 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 	for _, rep := range reports {
 		changes = append(changes, rep.change())
 	}
+	it.handedOn = true
 	q.committer.submit(&request{changes: changes, keep: true, done: func(err error) {
 		if err != nil {
 			// Only a queue that is closing refuses: the message is on disk as it was before this attempt.
@@ -196,6 +228,7 @@ func (q *Queue) unreadable(it *item, sl slot, r *record, cause error) {
 			changes = append(changes, rep.change())
 		}
 	}
+	it.handedOn = true
 	q.committer.submit(&request{changes: changes, keep: true, done: func(err error) {
 		if err != nil {
 			return

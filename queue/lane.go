@@ -19,18 +19,21 @@ const (
 
 // item is what the scheduler keeps in memory of a queued message.
 type item struct {
-	slot    slot          // its line in the due index
-	due     time.Duration // on the scheduler's own clock, which nobody can set
-	state   itemState
-	fresh   bool // not tried yet, and not delayed by an outage
-	told    bool // the log says that it waits for its smarthost
-	heapPos int
-	lane    *lane
-	line    *line // the line it stands in while ready
-	prev    *item
-	next    *item
-	cached  *cached
-	pending []Action // what operators asked for while it was busy
+	slot  slot          // its line in the due index
+	due   time.Duration // on the scheduler's own clock, which nobody can set
+	state itemState
+	fresh bool // not tried yet, and not delayed by an outage
+	told  bool // the log says that it waits for its smarthost
+	// handedOn is set when the attempt has given the item over to what ends it. It belongs to the attempt.
+	handedOn bool
+	panics   int // attempts that a fault outside of the transport ended
+	heapPos  int
+	lane     *lane
+	line     *line // the line it stands in while ready
+	prev     *item
+	next     *item
+	cached   *cached
+	pending  []Action // what operators asked for while it was busy
 }
 
 // dueHeap orders waiting items by when they are due.

@@ -161,14 +161,19 @@ func (q *Queue) operate(items []*item, actions []Action) error {
 	return failed
 }
 
-func (q *Queue) operateOne(it *item, actions []Action) (operation, error) {
+func (q *Queue) operateOne(it *item, actions []Action) (op operation, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s: a fault in the relay, please report it: %v", it.slot.ID, p)
+		}
+	}()
 	var r *record
-	err := q.retryRead(func(s *store) (err error) { r, err = s.record(it.slot.ID); return err })
+	err = q.retryRead(func(s *store) (err error) { r, err = s.record(it.slot.ID); return err })
 	if err != nil {
 		return operation{}, err
 	}
 	now := q.now()
-	op := operation{finish: func() { q.scheduler.finishWait(it, it.slot) }}
+	op = operation{finish: func() { q.scheduler.finishWait(it, it.slot) }}
 	ch := &change{id: r.ID, oldSlot: it.slot, hasOld: true}
 	for _, a := range actions {
 		if a == actionWarn {

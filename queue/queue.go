@@ -216,7 +216,7 @@ func (q *Queue) audit() {
 			return
 		}
 		if err == nil {
-			q.restoreSlots(records)
+			q.safely("the audit of the due index", func() { q.restoreSlots(records) })
 			after = last
 		}
 		select {

@@ -234,3 +234,46 @@ func TestRetry_MessageThatMayHaveArrivedIsNotSentForEver(t *testing.T) {
 		}
 	})
 }
+
+// A fault of the relay outside of the transport ends an attempt, not the daemon: the message is held after a few, and the
+// others flow.
+func TestRetry_PanicOutsideTheTransportIsolatesTheMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newFakeTransport()
+		var armed atomic.Bool
+		tr.legs = func(env envelope.Envelope) []envelope.Leg {
+			if armed.Load() && env.Recipients[0].Path == "poison@example.com" {
+				panic("injected: a fault in the relay")
+			}
+			return byDomain(env)
+		}
+		r := startRig(t, tr, testPolicy)
+		tr.set(func(_ context.Context, route string, m envelope.Message) envelope.Attempt {
+			return refused(route, m, 451, false)
+		})
+		poison := r.send("poison@example.com")
+		synctest.Wait()
+		armed.Store(true)
+		tr.set(nil)
+		r.send("good@example.com")
+		time.Sleep(48 * time.Hour)
+		synctest.Wait()
+		if tr.deliveredTo("good@example.com") != 1 {
+			t.Error("the rest does not flow")
+		}
+		if n := strings.Count(r.log.String(), "failed by a fault in the relay"); n != maxPanics {
+			t.Errorf("it was tried %d times, want %d", n, maxPanics)
+		}
+		if c := r.Counts(); c.Held != 1 || c.Active+c.Deferred != 0 {
+			t.Errorf("%+v", c)
+		}
+		armed.Store(false)
+		if _, err := r.Apply(ActionRetry, []string{poison}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if tr.deliveredTo("poison@example.com") != 1 {
+			t.Error("once the fault is mended the message is not delivered")
+		}
+	})
+}

@@ -309,6 +309,24 @@ func amidTransaction(stage string) bool {
 	return false
 }
 
+// finishPanicked ends an attempt at whose message the relay's own code fails: it is tried again a few times, and then
+// held in memory until the next start, so that the rest flows.
+func (s *scheduler) finishPanicked(it *item) {
+	s.giveBack(it)
+	it.fresh = false
+	if it.panics++; it.panics >= maxPanics {
+		it.state = itemHeld
+		s.held++
+		return
+	}
+	if s.pendingActions(it) {
+		return
+	}
+	it.due = s.clock() + s.longest()/8
+	it.state, it.lane = itemWaiting, nil
+	heap.Push(&s.waiting, it)
+}
+
 // finishMoved puts the item into the lane of other routes.
 func (s *scheduler) finishMoved(it *item, next stand) {
 	s.giveBack(it)

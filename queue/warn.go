@@ -33,7 +33,8 @@ func (q *Queue) warnings() {
 			continue
 		}
 		start := q.now()
-		last, err := q.warnAfter(seen, p)
+		last, err := seen, error(nil)
+		q.safely("the warnings of delay", func() { last, err = q.warnAfter(seen, p) })
 		if err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, errStore) {
 			q.log.Warn("senders of delayed messages could not be told; it is tried again", "error", err)
 		}
