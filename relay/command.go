@@ -64,11 +64,14 @@ func (g *guard) hello(line, arg string) string {
 	g.session.greet(traceAtom(name), g.verb == "EHLO")
 	// The library puts its own words where RFC 5321 section 4.1.1.1 has the server's name, and an enhanced code in the
 	// reply to HELO, where RFC 2034 section 3 has none.
-	sep := "-"
-	if g.verb == "HELO" {
-		sep = " "
+	first := "250-" + g.peer.terms.set.Hostname + "\r\n"
+	switch {
+	case g.verb == "HELO":
+		first = "250 " + g.peer.terms.set.Hostname + "\r\n"
+	case g.tls != nil: // which the library does not see
+		first += "250-REQUIRETLS\r\n"
 	}
-	g.swap = swap{code: "250", with: []byte("250" + sep + g.peer.terms.set.Hostname + "\r\n")}
+	g.swap = swap{code: "250", with: []byte(first)}
 	return line
 }
 
@@ -82,7 +85,7 @@ func (g *guard) mail(line, arg string) string {
 		g.say(reply(503, 5, 1, "a mail transaction is under way; RSET ends it"))
 		return ""
 	}
-	env, refusal := parseMail(arg, g.peer.maxSize)
+	env, refusal := parseMail(arg, g.peer.maxSize, g.tls != nil)
 	if !refusal.IsZero() {
 		g.refuseCommand(line, refusal)
 		return ""

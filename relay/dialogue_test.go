@@ -208,6 +208,9 @@ func describe(m *memoryMessage) string {
 			words = append(words, key+"="+value)
 		}
 	}
+	if m.env.RequireTLS {
+		words = append(words, "REQUIRETLS")
+	}
 	add("BODY", m.env.Body)
 	add("RET", m.env.Ret)
 	add("ENVID", m.env.EnvID)

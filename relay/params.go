@@ -15,8 +15,9 @@ const (
 )
 
 // parseMail parses the argument of MAIL from the line as it was sent; the library takes the quotes from a local part,
-// and what follows can then read as parameters. The refusal is zero when all is well.
-func parseMail(arg string, maxSize int64) (env envelope.Envelope, refusal envelope.Reply) {
+// and what follows can then read as parameters. secured says that the session is within TLS. The refusal is zero when all
+// is well.
+func parseMail(arg string, maxSize int64, secured bool) (env envelope.Envelope, refusal envelope.Reply) {
 	rest, ok := cutPrefixFold(arg, "FROM:")
 	if !ok {
 		return env, reply(501, 5, 4, "write MAIL FROM:<address>")
@@ -30,7 +31,7 @@ func parseMail(arg string, maxSize int64) (env envelope.Envelope, refusal envelo
 	}
 	env.ReversePath = path
 	for _, p := range params {
-		if refusal := mailParam(&env, p, maxSize); !refusal.IsZero() {
+		if refusal := mailParam(&env, p, maxSize, secured); !refusal.IsZero() {
 			return env, refusal
 		}
 	}
@@ -40,7 +41,7 @@ func parseMail(arg string, maxSize int64) (env envelope.Envelope, refusal envelo
 	return env, refusal
 }
 
-func mailParam(env *envelope.Envelope, p envelope.Param, maxSize int64) (refusal envelope.Reply) {
+func mailParam(env *envelope.Envelope, p envelope.Param, maxSize int64, secured bool) (refusal envelope.Reply) {
 	value := strings.ToUpper(p.Value)
 	switch p.Keyword {
 	case "SIZE":
@@ -61,6 +62,14 @@ func mailParam(env *envelope.Envelope, p envelope.Param, maxSize int64) (refusal
 			return reply(501, 5, 4, "SMTPUTF8 has no value")
 		}
 		env.UTF8 = true
+	case "REQUIRETLS": // RFC 8689 section 4.1: only within TLS
+		if !secured {
+			return unknownParam("MAIL", p)
+		}
+		if p.Value != "" {
+			return reply(501, 5, 4, "REQUIRETLS has no value")
+		}
+		env.RequireTLS = true
 	case "RET":
 		if value != "FULL" && value != "HDRS" {
 			return reply(501, 5, 4, "RET knows FULL and HDRS")

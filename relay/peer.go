@@ -138,6 +138,7 @@ func (p *peer) library(session smtp.Session, offerTLS bool) *smtp.Server {
 	srv.MaxLineLength = 0
 	srv.EnableSMTPUTF8 = true
 	srv.EnableDSN = true
+	srv.EnableREQUIRETLS = true
 	srv.ErrorLog = libraryLog{p.log}
 	if offerTLS {
 		srv.TLSConfig = p.terms.TLSConfig
