@@ -31,9 +31,6 @@ func (id ID) String() string {
 	return string(b[:])
 }
 
-// time returns when the id was given out.
-func (id ID) time() time.Time { return time.UnixMilli(int64(id >> idRandomBits)) }
-
 // idAt returns the lowest id that can have been given out at t.
 func idAt(t time.Time) ID { return ID(t.UnixMilli()) << idRandomBits }
 
