@@ -289,3 +289,31 @@ func TestClose_OperatorsWordOutlivesAWarningUnderWay(t *testing.T) {
 		})
 	}
 }
+
+// What an operator asked of a message in flight is done also when its last attempt ends in a fault of the relay.
+func TestOperator_WordOutlivesTheFaultThatHoldsTheMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newFakeTransport()
+		var calls atomic.Int32
+		tr.legs = func(env envelope.Envelope) []envelope.Leg {
+			if calls.Add(1) == 1 { // at intake
+				return byDomain(env)
+			}
+			time.Sleep(time.Minute)
+			panic("injected: a fault in the relay")
+		}
+		r := startRig(t, tr, testPolicy)
+		id := r.send("poison@example.com")
+		for calls.Load() < 1+maxPanics {
+			time.Sleep(time.Second)
+		}
+		if _, err := r.Apply(ActionDelete, []string{id}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if d, err := r.Show(id); err != nil || !d.Gone {
+			t.Errorf("the deleted message is still there: %+v, %v", d.Entry, err)
+		}
+	})
+}

@@ -314,12 +314,13 @@ func amidTransaction(stage string) bool {
 func (s *scheduler) finishPanicked(it *item) {
 	s.giveBack(it)
 	it.fresh = false
-	if it.panics++; it.panics >= maxPanics {
-		it.state = itemHeld
-		s.held++
+	it.panics++
+	if s.pendingActions(it) {
 		return
 	}
-	if s.pendingActions(it) {
+	if it.panics >= maxPanics {
+		it.state = itemHeld
+		s.held++
 		return
 	}
 	it.due = s.clock() + s.longest()/8
