@@ -54,6 +54,7 @@ type conn struct {
 	br       *bufio.Reader
 	bw       *bufio.Writer
 	timeouts Timeouts
+	order    *order // the host's
 	// secrets are replaced in whatever the host says, should it echo them.
 	secrets []string
 
@@ -68,6 +69,8 @@ type conn struct {
 	cleared bool
 	// spent is set when the connection must not serve again although nothing broke.
 	spent bool
+	// follower has its envelope on the wire behind the body of the present transaction, and gets the connection next.
+	follower *waiter
 
 	// What the pool keeps of it.
 	generation int
@@ -84,7 +87,7 @@ type conn struct {
 }
 
 func newConn(nc net.Conn, t Timeouts) *conn {
-	c := &conn{raw: nc, nc: nc, timeouts: t}
+	c := &conn{raw: nc, nc: nc, timeouts: t, order: new(order)}
 	c.br = bufio.NewReaderSize(nc, maxReplyLine)
 	c.bw = bufio.NewWriterSize(blockWriter{c}, writeBlock)
 	return c
