@@ -64,6 +64,7 @@ func TestLibrariesStayBehindTheirSeam(t *testing.T) {
 		"github.com/emersion/go-sasl": {"relay", "smarthost"},
 		"github.com/BurntSushi/toml":  {"internal/config", "internal/provider"},
 		"github.com/spf13/cobra":      {"cmd/relayctl"},
+		"golang.org/x/term":           {"cmd/relayctl"},
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "relayd/...").Output()
 	if err != nil {
