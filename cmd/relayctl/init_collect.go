@@ -125,6 +125,8 @@ func (i *initRun) understand(ctx context.Context, answer string) error {
 		}
 		i.suggested = answer
 		fmt.Fprintf(i.out, "That is %s: %s.\n", p.Name, p.Title)
+	case !known && isDomainOf(&p, answer):
+		fmt.Fprintf(i.out, "That is %s: %s.\n", p.Name, p.Title)
 	case !known && strings.ContainsAny(answer, ".:"):
 		i.setup.servers = strings.FieldsFunc(answer, func(r rune) bool { return r == ',' || r == ' ' })
 		if impliesTLS(i.setup.servers) {
@@ -138,6 +140,15 @@ func (i *initRun) understand(ctx context.Context, answer string) error {
 		return i.region(ctx, p)
 	}
 	return i.choose(p)
+}
+
+// isDomainOf reports whether addresses in domain are a provider's, and which.
+func isDomainOf(p *provider.Provider, domain string) bool {
+	found, known := provider.ForAddress("@" + domain)
+	if known {
+		*p = found
+	}
+	return known
 }
 
 func (i *initRun) region(ctx context.Context, p provider.Provider) error {
@@ -202,8 +213,11 @@ func (i *initRun) secret(ctx context.Context) error {
 		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
-		if s.password = strings.TrimSuffix(password, "\r"); s.password == "" {
+		switch s.password = strings.TrimSuffix(password, "\r"); {
+		case s.password == "":
 			return errors.New("there is no password on standard input")
+		case len(password) > 1000: // where readLine stops
+			return errors.New("what is on standard input is longer than a password; write it to a file and name that")
 		}
 	case f.passwordFile != "":
 		path, err := filepath.Abs(f.passwordFile)

@@ -92,8 +92,8 @@ func TestInit_ADialogueWithMistakes(t *testing.T) {
 	c.enter("")
 	c.expect("FAILED")
 	c.expect("Try another password? [y/N] ")
-	if names := filesIn(t, dir); strings.Contains(names, "relayd.toml ") || strings.HasSuffix(names, " relayd.toml") {
-		t.Errorf("in place before the end: %s", names)
+	if _, err := os.Lstat(config); err == nil {
+		t.Error("in place before the end")
 	}
 	c.enter("y")
 	c.expect("Password (not shown): ")
@@ -146,6 +146,23 @@ func TestInit_AnAddressIsEnough(t *testing.T) {
 	if strings.Contains(text, "postmaster") || strings.Contains(text, "hosts =") {
 		t.Errorf("more than was said:\n%s", text)
 	}
+}
+
+func TestInit_ADomainNamesItsProvider(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "relayd.toml")
+	c := newConsole(t)
+	wait := c.start("--config", config, "init", "--no-probe", "--username", "me@sbcglobal.net", "--network", "none", "--postmaster", "none")
+	c.expect("Provider, your address there")
+	c.enter("sbcglobal.net")
+	c.expect("That is att")
+	c.expect("Password (not shown): ")
+	c.hidden(true)
+	c.enter(rightPassword)
+	c.expect("Wrote " + config)
+	if code := wait(); code != exitDone {
+		t.Errorf("exit code %d", code)
+	}
+	wantLines(t, readText(t, config), `provider = "att"`)
 }
 
 func TestInit_ARegionIsAskedFor(t *testing.T) {
@@ -252,6 +269,23 @@ func TestInitFiles_PlaceOverwritesNothing(t *testing.T) {
 	files.remove()
 	if text, names := readText(t, s.target), filesIn(t, dir); text != "mine" || names != "relayd.toml" {
 		t.Errorf("%q, files: %s", text, names)
+	}
+}
+
+// Once it is in place nothing takes it away again, nor its password.
+func TestInitFiles_RemoveLeavesWhatIsInPlace(t *testing.T) {
+	dir := t.TempDir()
+	s := setup{target: filepath.Join(dir, "relayd.toml"), servers: []string{"smtp.isp.example"}, username: "me", password: rightPassword}
+	files, err := s.write()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := files.place(); err != nil {
+		t.Fatal(err)
+	}
+	files.remove()
+	if names := filesIn(t, dir); names != "relayd.toml smtp.isp.example.password" {
+		t.Errorf("files: %s", names)
 	}
 }
 

@@ -20,6 +20,7 @@ type initFiles struct {
 	password  string // the password's own file, if one was written; in place
 	folder    string // that of target, if it was made
 	access    access
+	placed    bool
 }
 
 // access is who may read what init writes.
@@ -42,8 +43,12 @@ func accessForDaemon() access {
 }
 
 func (f *initFiles) modeText() string {
-	if f.access.gid >= 0 {
+	switch {
+	case f.access.gid >= 0:
 		return fmt.Sprintf("mode %04o, for the group %s", f.access.mode, daemonGroup)
+	case os.Geteuid() == 0:
+		return fmt.Sprintf("mode %04o, for root alone, since there is no group %s: let the user that relayd runs as read it", f.access.mode,
+			daemonGroup)
 	}
 	return fmt.Sprintf("mode %04o", f.access.mode)
 }
@@ -88,7 +93,8 @@ func (f *initFiles) makeFolder(dir string) error {
 	return err
 }
 
-// place gives the configuration its name, at once and whole, unless something has that name by now.
+// place gives the configuration its name, at once and whole, unless something has that name by now. From then on remove
+// leaves it alone, also when its name could not be flushed.
 func (f *initFiles) place() error {
 	err := os.Link(f.temporary, f.target)
 	switch {
@@ -103,14 +109,18 @@ func (f *initFiles) place() error {
 			return notWritten(f.target, err)
 		}
 	}
-	if err := os.Remove(f.temporary); err != nil {
-		return err
+	f.placed = true
+	if err := errors.Join(os.Remove(f.temporary), syncFolder(filepath.Dir(f.target))); err != nil {
+		return fmt.Errorf("%s is written, but not all went well: %w", f.target, err)
 	}
-	return syncFolder(filepath.Dir(f.target))
+	return nil
 }
 
 // remove takes away what was written and is not in place.
 func (f *initFiles) remove() {
+	if f.placed {
+		return
+	}
 	for _, path := range []string{f.temporary, f.password, f.folder} {
 		if path != "" {
 			os.Remove(path)

@@ -22,9 +22,9 @@ func (a *app) providersCommand() *cobra.Command {
 		Short:      "List the providers that a configuration may name",
 		Long: `Lists the providers that provider = "NAME" in [[smarthost]] may name: their hosts, how
 these are reached, and what they let an account send in a minute or hour, in a day, and
-in one message, as far as that is known. With a NAME, all that is known of that one: what kind of
-username and password it wants and where to get it, what the knowledge rests on and when
-it was looked up.
+in one message, as far as that is known. With a NAME, all that is known of that one: what
+kind of username and password it wants and where to get it, what the knowledge rests on
+and when it was looked up.
 
 What the configuration says itself goes before what stands here. Nothing is connected to.`,
 		Example: `  relayctl providers
