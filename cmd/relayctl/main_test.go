@@ -53,6 +53,7 @@ func TestScripts(t *testing.T) {
 			"lacks":      cmdLacks,
 			"exits":      cmdExits,
 			"submit":     cmdSubmit,
+			"smarthost":  cmdSmarthost,
 		},
 		RequireUniqueNames: true,
 		UpdateScripts:      os.Getenv("UPDATE_SCRIPTS") != "", // rewrites what cmp compares with

@@ -56,6 +56,7 @@ type Queue struct {
 // Smarthost is one [[smarthost]] table: a route, and the hosts that serve it.
 type Smarthost struct {
 	Name           string         // unique in the file
+	Provider       string         // whose row of package provider filled what the file does not say; empty: none
 	Hosts          []string       // host:port, the port always present, IPv6 addresses in brackets; tried in order
 	TLS            string         // "starttls", "implicit" or "off"
 	MinTLS         uint16         // a version of crypto/tls

@@ -69,6 +69,9 @@ func describeSmarthost(p func(string, ...any), n int, s Smarthost) {
 		order = ", in this order"
 	}
 	p("     hosts   %s%s; up to %s", strings.Join(s.Hosts, ", "), order, count(s.MaxConnections, "connection"))
+	if s.Provider != "" {
+		p("     preset  %s, for what the file does not say; \"relayctl providers %s\" shows it", s.Provider, s.Provider)
+	}
 	roots := "the system's authorities"
 	if s.RootCAs != nil {
 		roots = s.CAFile

@@ -69,6 +69,7 @@ var schema = map[string][]spec{
 	},
 	"smarthost": {
 		{name: "name", kind: kindText, example: `"isp"`},
+		{name: "provider", kind: kindText, example: `"gmail"`},
 		{name: "hosts", kind: kindList, example: `["smtp.isp.example"]`},
 		{name: "tls", kind: kindText, fallback: "starttls"},
 		{name: "min_tls", kind: kindText, fallback: "1.2"},

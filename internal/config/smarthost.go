@@ -27,7 +27,9 @@ func readSmarthosts(root *table) []Smarthost {
 }
 
 func readSmarthost(t *table) Smarthost {
+	preset := t.usePreset()
 	s := Smarthost{
+		Provider:       preset,
 		TLS:            t.choice("tls", "starttls", "implicit", "off"),
 		MinTLS:         t.minTLS(),
 		Auth:           t.choice("auth", "auto", "plain", "login", "off"),
@@ -55,7 +57,10 @@ func readSmarthost(t *table) Smarthost {
 func (t *table) hosts(tls string) []string {
 	const key = "hosts"
 	if !t.has(key) {
-		t.bad(key, "is missing", `write the name of the provider's server: hosts = ["smtp.isp.example"]`)
+		if !t.has("provider") { // a bad one has been told of
+			t.bad(key, "is missing", `write the name of the provider's server: hosts = ["smtp.isp.example"]; or one that `+
+				`"relayctl providers" lists: provider = "gmail"`)
+		}
 		return nil
 	}
 	port := 587
@@ -75,7 +80,9 @@ func (t *table) hosts(tls string) []string {
 			continue
 		}
 		seen[strings.ToLower(target)] = true
-		t.warnOfPort(e, target, tls)
+		if !t.isPreset(key) || !t.isPreset("tls") {
+			t.warnOfPort(e, target, tls)
+		}
 		out = append(out, target)
 	}
 	return out
