@@ -111,6 +111,9 @@ func classifyError(p place, err error) verdict {
 		if v.Scope != envelope.ScopeSite {
 			v.Scope, v.Permanent, v.trouble = envelope.ScopeSite, false, unreachable
 		}
+		if login, ok := errors.AsType[*refusedLogin](failed.err); ok && v.trouble == loginRefused && !v.own {
+			v.Reason += p.words(login.words())
+		}
 		return v
 	}
 	v := verdict{Failure: envelope.Failure{Scope: envelope.ScopeSite, Stage: failed.stage}, trouble: unreachable}
@@ -256,6 +259,12 @@ func authWords(p place, err error) (trouble, string) {
 	if none, ok := errors.AsType[*noMechanismError](err); ok {
 		return loginRefused, p.words("a username is set and %HOST cannot be used with it: " + none.Error() +
 			`. Set auth = "auto" in [[smarthost]] %ROUTE, or check host and port; mail is not sent without the login`)
+	}
+	if errors.Is(err, errImpostor) {
+		return loginRefused, p.words("%HOST did not prove that it knows the password of %USER (SCRAM: its signature is wrong " +
+			"or missing), so that it may not be the host that it seems to be: no mail is sent there, and it has not learnt " +
+			"the password. Check hosts in [[smarthost]] %ROUTE, and what stands between; if it is sure that the host's " +
+			`SCRAM is at fault, set auth = "plain"`)
 	}
 	if isLost(err) {
 		return unreachable, p.words("%HOST closed the connection during the login, or did not answer; it is tried again " +

@@ -166,20 +166,40 @@ func (e *endpoint) logIn(c *conn) error {
 	if c.tls == "" {
 		return &stageError{stage: stageAuth, err: errors.New("no login without TLS")}
 	}
-	m, err := chooseMechanism(e.auth, c.caps.auth)
+	state := c.secured()
+	m, err := chooseMechanism(e.auth, bindable(c.caps.auth, &state))
 	if err != nil {
 		return &stageError{stage: stageAuth, err: err}
 	}
 	c.hide([]byte(e.credentials.password))
-	reply, err := c.authenticate(m.client(e.credentials))
+	client := m.client(e.credentials)
+	scram, mutual := client.(*scramClient)
+	if mutual {
+		scram.secured(&state, e.auth, c.caps.auth)
+	}
+	reply, err := c.authenticate(client)
 	if err != nil {
 		return err
 	}
 	if reply.Code != 235 {
-		return &stageError{stage: stageAuth, reply: reply}
+		return &stageError{stage: stageAuth, reply: reply,
+			err: &refusedLogin{mech: m.name, offered: c.caps.auth, reply: reply.String()}}
+	}
+	if mutual {
+		if err := scram.proven(); err != nil {
+			return &stageError{stage: stageAuth, err: err}
+		}
 	}
 	c.mech = m.name
 	return nil
+}
+
+// secured returns the state of the TLS session; the zero value when there is none.
+func (c *conn) secured() tls.ConnectionState {
+	if tc, ok := c.nc.(*tls.Conn); ok {
+		return tc.ConnectionState()
+	}
+	return tls.ConnectionState{}
 }
 
 // serverName is the name that the host's certificate must have.

@@ -28,9 +28,12 @@ const (
 
 // The values of Route.Auth. The empty string means AuthAuto.
 const (
-	AuthAuto  = "auto"
-	AuthPlain = "plain"
-	AuthLogin = "login"
+	AuthAuto    = "auto"
+	AuthPlain   = "plain"
+	AuthLogin   = "login"
+	AuthCRAMMD5 = "cram-md5"
+	// AuthSCRAM is SCRAM-SHA-256 without channel binding, also where the host offers to bind. AuthAuto binds then.
+	AuthSCRAM = "scram-sha-256"
 	AuthOff   = "off"
 )
 
@@ -194,12 +197,12 @@ func (r Route) orDefaults() (Route, error) {
 	}
 	switch r.Auth {
 	case AuthAuto, AuthOff:
-	case AuthPlain, AuthLogin:
+	case AuthPlain, AuthLogin, AuthCRAMMD5, AuthSCRAM:
 		if r.Username == "" {
 			fault("auth", "%q needs a username", r.Auth)
 		}
 	default:
-		fault("auth", "%q is unknown; write auto, plain, login or off", r.Auth)
+		fault("auth", "%q is unknown; write auto, plain, login, cram-md5, scram-sha-256 or off", r.Auth)
 	}
 	if r.login() && r.TLS == ModeOff {
 		fault("tls", `"off" would send the password in the clear; write starttls or implicit`)

@@ -61,7 +61,7 @@ type Smarthost struct {
 	MinTLS         uint16         // a version of crypto/tls
 	CAFile         string         // where RootCAs come from; empty when it is nil
 	RootCAs        *x509.CertPool // nil: the system's
-	Auth           string         // "auto", "plain", "login" or "off"; "off" exactly when there is no Username
+	Auth           string         // "auto", "scram-sha-256", "plain", "login", "cram-md5" or "off"; "off" exactly when there is no Username
 	Username       string
 	Password       Secret
 	PasswordSource string // where Password comes from, in words for people: "password_file /etc/relayd/isp.password"

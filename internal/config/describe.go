@@ -85,7 +85,7 @@ func describeSmarthost(p func(string, ...any), n int, s Smarthost) {
 		p("     login   none")
 		return
 	}
-	how := "with what the host offers of PLAIN and LOGIN"
+	how := "with the best that the host offers of SCRAM-SHA-256, PLAIN, LOGIN and CRAM-MD5"
 	if s.Auth != "auto" {
 		how = "with " + strings.ToUpper(s.Auth)
 	}

@@ -30,7 +30,7 @@ func readSmarthost(t *table) Smarthost {
 	s := Smarthost{
 		TLS:            t.choice("tls", "starttls", "implicit", "off"),
 		MinTLS:         t.minTLS(),
-		Auth:           t.choice("auth", "auto", "plain", "login", "off"),
+		Auth:           t.choice("auth", "auto", "scram-sha-256", "plain", "login", "cram-md5", "off"),
 		MaxConnections: t.number("max_connections", 1, 1000),
 		Senders:        t.patterns("senders"),
 		Recipients:     t.patterns("recipients"),
@@ -148,7 +148,7 @@ func (t *table) checkLogin(s *Smarthost) {
 		t.bad(secret, "there is no username for it", `add username = "me@isp.example"`)
 	}
 	switch s.Auth {
-	case "plain", "login":
+	case "scram-sha-256", "plain", "login", "cram-md5":
 		if !hasUser && secret == "" {
 			t.bad("auth", fmt.Sprintf("%q needs a username and a password", s.Auth),
 				`add username and password_file, or delete the line if the smarthost takes mail without a login`)

@@ -61,6 +61,7 @@ func TestLibrariesStayBehindTheirSeam(t *testing.T) {
 		"go.etcd.io/bbolt":            {"queue"},
 		"github.com/emersion/go-smtp": {"relay", "smarthost"},
 		"github.com/emersion/go-sasl": {"relay", "smarthost"},
+		"github.com/xdg-go/scram":     {"smarthost"},
 		"github.com/BurntSushi/toml":  {"internal/config"},
 		"github.com/spf13/cobra":      {"cmd/relayctl"},
 	}
