@@ -239,7 +239,7 @@ func TestSession_CertificateThatDoesNotVerifyGetsNoMailAndNoPassword(t *testing.
 	for kind, words := range map[sandbox.CertificateKind]string{
 		sandbox.CertificateExpired:    "check this machine's clock",
 		sandbox.CertificateOtherCA:    "give the authority's file as ca_file",
-		sandbox.CertificateSelfSigned: "give the authority's file as ca_file",
+		sandbox.CertificateSelfSigned: "give it as ca_file in [[smarthost]] isp, or, without ca_file, pin its key: pin_sha256 = ",
 		sandbox.CertificateWrongName:  "write the name that the certificate has",
 	} {
 		for _, mode := range []Mode{ModeStartTLS, ModeImplicit} {
