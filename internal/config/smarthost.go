@@ -43,11 +43,7 @@ func readSmarthost(t *table) Smarthost {
 	}
 	s.Password, s.PasswordSource = t.secret()
 	t.checkLogin(&s)
-	if s.TLS == "off" {
-		t.refuseWithoutTLS("ca_file", "min_tls")
-	} else if t.has("ca_file") {
-		s.CAFile, s.RootCAs = t.authorities()
-	}
+	readHostTLS(t, &s)
 	return s
 }
 
@@ -76,6 +72,7 @@ func (t *table) hosts(tls string) []string {
 		}
 		seen[strings.ToLower(target)] = true
 		t.warnOfPort(e, target, tls)
+		t.refuseService(e, target, tls)
 		out = append(out, target)
 	}
 	return out
@@ -84,7 +81,7 @@ func (t *table) hosts(tls string) []string {
 // warnOfPort warns of a port and a form of TLS that do not go together: such a connection hangs or ends in a TLS
 // error, and nothing in either says why.
 func (t *table) warnOfPort(e entry, target, tls string) {
-	_, port, _ := net.SplitHostPort(target)
+	_, port, _ := net.SplitHostPort(strings.TrimPrefix(target, mxPrefix))
 	switch {
 	case port == "465" && tls == "starttls":
 		t.warn(e.line, t.full("hosts"), "port 465 speaks TLS from the first byte, where STARTTLS hangs",
@@ -95,7 +92,19 @@ func (t *table) warnOfPort(e entry, target, tls string) {
 	}
 }
 
-// routeName returns the name of the smarthost, by default that of its first host.
+// refuseService refuses a service of DNS whose hosts speak another form of TLS: _submissions is TLS from the first byte
+// and _submission begins without (RFC 8314 section 5.1, RFC 6186 section 3.1).
+func (t *table) refuseService(e entry, target, tls string) {
+	switch {
+	case hasPrefixFold(target, "_submissions.") && tls == "starttls":
+		t.fault(e.line, t.full("hosts"), "the hosts of _submissions speak TLS from the first byte", `set tls = "implicit"`)
+	case hasPrefixFold(target, "_submission.") && tls == "implicit":
+		t.fault(e.line, t.full("hosts"), "the hosts of _submission begin without TLS",
+			`set tls = "starttls", or write _submissions for those that begin with it`)
+	}
+}
+
+// routeName returns the name of the smarthost, by default that of its first host, or of the domain that names hosts.
 func (t *table) routeName(hosts []string) string {
 	const key = "name"
 	if t.has(key) {
@@ -108,7 +117,10 @@ func (t *table) routeName(hosts []string) string {
 	if len(hosts) == 0 {
 		return ""
 	}
-	host, _, _ := net.SplitHostPort(hosts[0])
+	if _, domain, ok := strings.Cut(hosts[0], "._tcp."); ok {
+		return domain
+	}
+	host, _, _ := net.SplitHostPort(strings.TrimPrefix(hosts[0], mxPrefix))
 	return host
 }
 
