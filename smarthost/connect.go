@@ -1,6 +1,7 @@
 package smarthost
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -58,19 +59,19 @@ func (e *endpoint) connect(ctx context.Context) (*conn, error) {
 	var first error
 	for _, t := range targets {
 		c, err := e.connectTo(ctx, t.addr, forTarget(e.tls, t))
-		e.lookup.tell(t, err == nil)
+		failed, _ := errors.AsType[*stageError](err)
+		login := failed != nil && failed.stage == stageAuth
+		if ctx.Err() == nil {
+			e.lookup.tell(t, err == nil || login)
+		}
 		if err == nil {
 			return c, nil
 		}
-		if first == nil {
-			first = &targetError{target: t.shown(), entry: e.addr, err: err}
+		err = &targetError{target: t.shown(), entry: e.addr, err: err}
+		if login || ctx.Err() != nil {
+			return nil, err
 		}
-		if failed, ok := errors.AsType[*stageError](err); ok && failed.stage == stageAuth {
-			return nil, &targetError{target: t.shown(), entry: e.addr, err: err}
-		}
-		if ctx.Err() != nil {
-			break
-		}
+		first = cmp.Or(first, err)
 	}
 	return nil, first
 }
@@ -202,7 +203,7 @@ func (e *endpoint) logIn(c *conn) error {
 		return &stageError{stage: stageAuth, err: errors.New("no login without TLS")}
 	}
 	state := c.secured()
-	m, err := chooseMechanism(e.auth, bindable(c.caps.auth, &state))
+	m, err := chooseMechanism(e.auth, e.usable(c.caps.auth, &state))
 	if err != nil {
 		return &stageError{stage: stageAuth, err: err}
 	}

@@ -331,6 +331,7 @@ func TestParseEntry(t *testing.T) {
 		"_submissions._tcp.isp.example":  {bySRV, "isp.example", "", "_submissions._tcp.isp.example"},
 		"_submissions._tcp.isp.example.": {bySRV, "isp.example", "", "_submissions._tcp.isp.example"},
 		"mx:isp.example:25":              {byMX, "isp.example", "25", ""},
+		"mx:25":                          {byName, "mx", "25", ""},
 		"_odd.isp.example:25":            {byName, "_odd.isp.example", "25", ""},
 		"_submissions._udp.isp.example":  {},
 		"_submissions._tcp.":             {},

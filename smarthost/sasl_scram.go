@@ -27,7 +27,7 @@ var (
 	errImpostor   = errors.New("its SCRAM signature is wrong or missing")
 	errIterations = fmt.Errorf("it asks for more than %d iterations of SCRAM", maxIterations)
 	// errSASLprep stands for the library's error, which names the character: it may be one of the password's.
-	errSASLprep = errors.New("username or password holds a character that SCRAM does not allow (RFC 4013)")
+	errSASLprep = errors.New(`username or password holds a character that SCRAM does not allow (RFC 4013); set auth = "auto"`)
 )
 
 // scramClient is SCRAM-SHA-256 (RFC 5802, RFC 7677), with or without channel binding. The host does not learn the
@@ -66,13 +66,17 @@ func channelBinding(state *tls.ConnectionState) (scram.ChannelBinding, error) {
 	return scram.NewTLSServerEndpointBinding(state)
 }
 
-// bindable returns what of the offered mechanisms can be used on a session: SCRAM-SHA-256-PLUS cannot where the session
-// has nothing to bind to.
-func bindable(offered []string, state *tls.ConnectionState) []string {
-	if _, err := channelBinding(state); err == nil {
-		return offered
+// usable returns what the relay can use of the offered mechanisms. SCRAM-SHA-256-PLUS cannot be where the session has
+// nothing to bind to, nor any SCRAM with a password that it does not allow, unless the route wants just that.
+func (e *endpoint) usable(offered []string, state *tls.ConnectionState) []string {
+	_, unbindable := channelBinding(state)
+	var unfit error
+	if e.auth == AuthAuto {
+		_, unfit = scram.SHA256.NewClient(e.credentials.username, e.credentials.password, "")
 	}
-	return slices.DeleteFunc(slices.Clone(offered), func(m string) bool { return m == scramSHA256Plus })
+	return slices.DeleteFunc(slices.Clone(offered), func(m string) bool {
+		return m == scramSHA256Plus && (unbindable != nil || unfit != nil) || m == scramSHA256 && unfit != nil
+	})
 }
 
 func (s *scramClient) Start() (mech string, ir []byte, err error) {
@@ -140,7 +144,7 @@ func tooManyIterations(text string) bool {
 // shortened quotes what a host sent in base64, which may be anything.
 func shortened(s string) string { return strconv.QuoteToASCII(s[:min(len(s), 80)]) }
 
-// refusedLogin is a login that the host refused, by the mechanism of it. Err is not shown: the reply says more.
+// refusedLogin is a login that the host refused, and the mechanism that was tried.
 type refusedLogin struct {
 	mech    string
 	offered []string

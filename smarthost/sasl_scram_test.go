@@ -1,7 +1,10 @@
 package smarthost
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -83,6 +86,31 @@ func TestSCRAM_PasswordThatItCannotTakeIsNotNamed(t *testing.T) {
 	_, _, err := c.Start()
 	if !errors.Is(err, errSASLprep) || strings.Contains(err.Error(), "0007") {
 		t.Error(err)
+	}
+}
+
+// Where the user leaves the choice to the relay, a password that only PLAIN can carry goes by PLAIN.
+func TestSCRAM_IsNoChoiceForAPasswordThatItCannotTake(t *testing.T) {
+	const odd = "bell\u0007"
+	s := startSandbox(t, sandbox.Options{Username: username, Password: odd, Mechanisms: []string{"SCRAM-SHA-256", "PLAIN"}})
+	g := newRig(t, Route{Username: username, Password: odd}, s)
+	wantDelivered(t, g.deliver(t, mail(hello)), s.Addr())
+	g = newRig(t, Route{Username: username, Password: odd, Auth: AuthSCRAM}, s)
+	a := g.deliver(t, mail(hello))
+	wantSite(t, a, "auth")
+	if !contains(a.Site.Reason, "a character that SCRAM does not allow") || s.Stats().AuthFailed > 0 {
+		t.Errorf("%s; %+v", a.Site.Reason, s.Stats())
+	}
+}
+
+// With TLS 1.2 a certificate of Ed25519 leaves nothing to bind to (RFC 5929 section 4.1); the login goes without.
+func TestUsable_NothingToBindTo(t *testing.T) {
+	e := &endpoint{auth: AuthAuto, credentials: credentials{"me", "pw"}}
+	state := &tls.ConnectionState{Version: tls.VersionTLS12,
+		PeerCertificates: []*x509.Certificate{{SignatureAlgorithm: x509.PureEd25519}}}
+	got := e.usable([]string{"SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN"}, state)
+	if !slices.Equal(got, []string{"SCRAM-SHA-256", "PLAIN"}) {
+		t.Errorf("%q", got)
 	}
 }
 

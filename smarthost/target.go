@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 )
 
@@ -37,6 +38,9 @@ func parseEntry(s string) (entry, error) {
 	}
 	e := entry{kind: byName}
 	rest, mx := strings.CutPrefix(s, mxPrefix)
+	if _, err := strconv.ParseUint(rest, 10, 16); mx && err == nil { // "mx:25" is a host called mx
+		rest, mx = s, false
+	}
 	if mx {
 		e.kind = byMX
 	}

@@ -109,7 +109,7 @@ func parseTarget(s string, port int) (target, problem, remedy string) {
 	switch {
 	case hasPrefixFold(s, "srv:"):
 		return "", fmt.Sprintf("%q has a prefix", s), fmt.Sprintf("write %q", s[len("srv:"):])
-	case hasPrefixFold(s, mxPrefix):
+	case hasPrefixFold(s, mxPrefix) && badPort(s[len(mxPrefix):], 1) != "": // "mx:25" is a host called mx
 		target, problem, remedy = parseTarget(s[len(mxPrefix):], 25)
 		if host, _, _ := net.SplitHostPort(target); problem == "" && (!isHostname(host, false) || !isHost(host) || isAddress(host)) {
 			return "", fmt.Sprintf("%q is not a domain", s), `write "mx:example.com" or "mx:example.com:587"`
@@ -118,7 +118,7 @@ func parseTarget(s string, port int) (target, problem, remedy string) {
 			return "", problem, remedy
 		}
 		return mxPrefix + target, "", ""
-	case strings.HasPrefix(s, "_"):
+	case strings.HasPrefix(s, "_") && strings.Contains(s, "._"):
 		return parseService(s)
 	}
 	host, number := s, strconv.Itoa(port)
@@ -144,6 +144,14 @@ func parseTarget(s string, port int) (target, problem, remedy string) {
 			`write "smtp.isp.example" or "smtp.isp.example:587"; a name with other than ASCII letters in its xn-- form`
 	}
 	return net.JoinHostPort(host, number), "", ""
+}
+
+// withoutMX returns host:port of what parseTarget made of an entry.
+func withoutMX(target string) string {
+	if strings.HasPrefix(target, mxPrefix) && strings.Count(target, ":") == 2 {
+		return target[len(mxPrefix):]
+	}
+	return target
 }
 
 func isAddress(s string) bool {

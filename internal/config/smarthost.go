@@ -81,7 +81,7 @@ func (t *table) hosts(tls string) []string {
 // warnOfPort warns of a port and a form of TLS that do not go together: such a connection hangs or ends in a TLS
 // error, and nothing in either says why.
 func (t *table) warnOfPort(e entry, target, tls string) {
-	_, port, _ := net.SplitHostPort(strings.TrimPrefix(target, mxPrefix))
+	_, port, _ := net.SplitHostPort(withoutMX(target))
 	switch {
 	case port == "465" && tls == "starttls":
 		t.warn(e.line, t.full("hosts"), "port 465 speaks TLS from the first byte, where STARTTLS hangs",
@@ -120,7 +120,7 @@ func (t *table) routeName(hosts []string) string {
 	if _, domain, ok := strings.Cut(hosts[0], "._tcp."); ok {
 		return domain
 	}
-	host, _, _ := net.SplitHostPort(strings.TrimPrefix(hosts[0], mxPrefix))
+	host, _, _ := net.SplitHostPort(withoutMX(hosts[0]))
 	return host
 }
 
