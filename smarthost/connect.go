@@ -60,7 +60,7 @@ func (e *endpoint) connect(ctx context.Context) (*conn, error) {
 	for _, t := range targets {
 		c, err := e.connectTo(ctx, t.addr, forTarget(e.tls, t))
 		failed, _ := errors.AsType[*stageError](err)
-		login := failed != nil && failed.stage == stageAuth
+		login := failed != nil && failed.stage == stageAuth && !isLost(failed.err)
 		if ctx.Err() == nil {
 			e.lookup.tell(t, err == nil || login)
 		}

@@ -158,6 +158,23 @@ func TestLookup_RefusedLoginIsNotTriedAtTheNextHost(t *testing.T) {
 	}
 }
 
+func TestLookup_HostThatGoesAwayAtTheLoginIsFollowedByTheNext(t *testing.T) {
+	dns := startNameServer(t)
+	hosts := startSandboxes(t, strict(sandbox.Options{Hostname: "one.isp.example"}), strict(sandbox.Options{Hostname: "two.isp.example"}))
+	for i, name := range []string{"one.isp.example.", "two.isp.example."} {
+		dns.address(name, "127.0.0.1")
+		dns.srv(srvName+".", uint16(i), 0, portOf(t, hosts[i].Addr()), name)
+	}
+	if err := hosts[0].Inject(sandbox.Fault{Stage: sandbox.StageAuth, Drop: true}); err != nil {
+		t.Fatal(err)
+	}
+	g, _ := newNamedRig(t, dns, login(ModeStartTLS), srvName, hosts[0])
+	wantDelivered(t, g.deliver(t, mail(hello)), srvName)
+	if n := len(hosts[1].Messages()); n != 1 {
+		t.Errorf("%d messages", n)
+	}
+}
+
 // A forged answer must not lead to a host that is only good for its own name.
 func TestLookup_NamesThatACertificateMayHave(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -171,8 +188,8 @@ func TestLookup_NamesThatACertificateMayHave(t *testing.T) {
 		"the host is the domain":              {target: "isp.example", certificate: "isp.example", ok: true},
 		"the domain, for a host elsewhere":    {target: "mx.provider.example", certificate: "isp.example", ok: true},
 		"a host elsewhere":                    {target: "mx.provider.example", certificate: "mx.provider.example", words: `write tls_name = "mx.provider.example"`},
-		"a host that only ends like it":       {target: "evil-isp.example", certificate: "evil-isp.example", words: "forge"},
-		"another name within":                 {target: "smtp.isp.example", certificate: "www.isp.example", words: "not for"},
+		"a host that only ends like it":       {target: "evil-isp.example", certificate: "evil-isp.example", words: "forge an answer"},
+		"another name within":                 {target: "smtp.isp.example", certificate: "www.isp.example", words: "ask its owner"},
 		"a host elsewhere, by name":           {target: "mx.provider.example", certificate: "mx.provider.example", tlsName: "mx.provider.example", ok: true},
 		"a host elsewhere, by its domain":     {target: "mx.provider.example", certificate: "mx.provider.example", tlsName: "provider.example", ok: true},
 		"the domain, when another was named":  {target: "mx.provider.example", certificate: "isp.example", tlsName: "provider.example", words: "not for"},

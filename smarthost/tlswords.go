@@ -65,10 +65,13 @@ func authorityWords(unknown, shown *x509.Certificate) string {
 
 func nameWords(p place, name x509.HostnameError) string {
 	text := "the certificate of %HOST is for " + certificateNames(name.Certificate) + " and not for " + strconv.Quote(name.Host)
-	if p.entry == "" {
-		return text + ": write the name that the certificate has under hosts in [[smarthost]] %ROUTE, or as tls_name"
-	}
 	host, _, _ := strings.Cut(p.addr, ":")
+	switch {
+	case p.entry == "":
+		return text + ": write the name that the certificate has under hosts in [[smarthost]] %ROUTE, or as tls_name"
+	case name.Certificate.VerifyHostname(host) != nil:
+		return text + ": DNS named this host for " + p.entry + "; ask its owner, and look at hosts and tls_name in [[smarthost]] %ROUTE"
+	}
 	return text + ". DNS named this host for " + p.entry + ", which anybody who can forge an answer could do, so that its " +
 		"own name counts only within that domain: if it is the right host, write tls_name = " + strconv.Quote(host) +
 		" in [[smarthost]] %ROUTE"
