@@ -103,6 +103,49 @@ func TestSCRAM_IsNoChoiceForAPasswordThatItCannotTake(t *testing.T) {
 	}
 }
 
+// The first message tells a host that offers to bind and is not heard that somebody took its offer away (RFC 5802
+// section 6).
+func TestSCRAM_SaysWhetherItCouldBind(t *testing.T) {
+	bindable := &tls.ConnectionState{Version: tls.VersionTLS12,
+		PeerCertificates: []*x509.Certificate{{SignatureAlgorithm: x509.ECDSAWithSHA256, Raw: []byte("certificate")}}}
+	for _, c := range []struct {
+		mech, wanted, offered, want string
+		state                       *tls.ConnectionState
+	}{
+		{scramSHA256, AuthAuto, "PLAIN SCRAM-SHA-256", "y,,", bindable},
+		{scramSHA256, AuthAuto, "PLAIN SCRAM-SHA-256", "n,,", &tls.ConnectionState{Version: tls.VersionTLS12}},
+		{scramSHA256, AuthSCRAM, "SCRAM-SHA-256", "n,,", bindable},
+		{scramSHA256, AuthSCRAM, "SCRAM-SHA-256 SCRAM-SHA-256-PLUS", "n,,", bindable},
+		{scramSHA256Plus, AuthAuto, "SCRAM-SHA-256 SCRAM-SHA-256-PLUS", "p=tls-server-end-point,,", bindable},
+	} {
+		s := &scramClient{credentials: credentials{"me", "pw"}, mech: c.mech}
+		s.secured(c.state, c.wanted, strings.Fields(c.offered))
+		mech, first, err := s.Start()
+		if err != nil || mech != c.mech || !strings.HasPrefix(string(first), c.want+"n=me,r=") {
+			t.Errorf("%+v: %s %q %v", c, mech, first, err)
+		}
+	}
+}
+
+// Whoever lets the relay in without knowing the password gets no mail. That is no message's fault.
+func TestSession_HostThatDoesNotProveItselfGetsNoMail(t *testing.T) {
+	s := startSandbox(t, strict(sandbox.Options{Mechanisms: []string{"PLAIN", "SCRAM-SHA-256"}, OptionalAuth: true}))
+	if err := s.Inject(sandbox.Fault{Stage: sandbox.StageAuthCommand, Reply: "235 2.7.0 come in", Times: 1}); err != nil {
+		t.Fatal(err)
+	}
+	g := newRig(t, login(ModeStartTLS), s)
+	wantSite(t, g.deliver(t, mail(hello)), "auth")
+	h := g.Status()[0].Hosts[0]
+	if h.State != StateLoginRefused || !contains(h.Problem, "did not prove that it knows the password") {
+		t.Errorf("%+v", h)
+	}
+	if st := s.Stats(); st.Transactions > 0 || st.AuthOK > 0 {
+		t.Errorf("%+v", st)
+	}
+	g.ProbeNow()
+	wantDelivered(t, g.deliver(t, mail(hello)), s.Addr())
+}
+
 // With TLS 1.2 a certificate of Ed25519 leaves nothing to bind to (RFC 5929 section 4.1); the login goes without.
 func TestUsable_NothingToBindTo(t *testing.T) {
 	e := &endpoint{auth: AuthAuto, credentials: credentials{"me", "pw"}}

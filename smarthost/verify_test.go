@@ -104,9 +104,13 @@ func TestReconfigure_NewPinOrCertificateIsANewEndpoint(t *testing.T) {
 	wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), s.Addr())
 	opened := s.Stats().Connections
 	for name, change := range map[string]func(*Route){
-		"nothing":       func(*Route) {},
-		"a pin":         func(r *Route) { r.Pins = []Pin{keyPin(certificateOf(t, s))} },
-		"a wrong pin":   func(r *Route) { r.Pins = []Pin{{1}} },
+		"nothing":     func(*Route) {},
+		"a pin":       func(r *Route) { r.Pins = []Pin{keyPin(certificateOf(t, s))} },
+		"a wrong pin": func(r *Route) { r.Pins = []Pin{{1}} },
+		"authorities": func(r *Route) {
+			r.RootCAs = s.CertPool()
+			r.RootCAs.AddCert(certificateOf(t, s))
+		},
 		"a name":        func(r *Route) { r.TLSName = "localhost" },
 		"a certificate": func(r *Route) { r.Certificates = []tls.Certificate{own} },
 	} {

@@ -6,13 +6,16 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 
+	"relayd/internal/config"
 	"relayd/internal/sandbox"
+	"relayd/smarthost"
 )
 
 // reread has the daemon read its configuration again, and waits until it has.
@@ -106,5 +109,30 @@ func TestDaemon_HostThatWantsAClientCertificate(t *testing.T) {
 	reread(p)
 	if m := arrive(t, sb, 1)[0]; m.Client != "relay.example" {
 		t.Errorf("the relay showed a certificate of %q", m.Client)
+	}
+}
+
+// What the configuration makes of an entry of hosts is what the smarthost's room takes. Nothing is looked up here.
+func TestRouterOptions_HostsOfDNS(t *testing.T) {
+	s := newSite(t)
+	s.configure("[[smarthost]]\nhosts = [\"_submission._tcp.isp.example\", \"mx:isp.example\", \"mx:25\", \"h.example\"]\n")
+	cfg, _, err := config.Load(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &daemon{log: slog.New(slog.DiscardHandler)}
+	if d.sizes, err = openSizes(t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	r, err := smarthost.New(d.routerOptions(cfg))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var hosts []string
+	for _, h := range r.Status()[0].Hosts {
+		hosts = append(hosts, h.Address)
+	}
+	if got := strings.Join(hosts, " "); got != "_submission._tcp.isp.example mx:isp.example:25 mx:25 h.example:587" {
+		t.Error(got)
 	}
 }
