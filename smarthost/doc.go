@@ -22,6 +22,8 @@
 //   - A connection kept from an earlier transaction turns out to be dead before DATA was answered: a new one replaces
 //     it, and nobody hears of it.
 //
+// An entry of a route's hosts may name a service or a domain whose hosts DNS knows; to all else it is one host.
+//
 // Mail never travels without the TLS and the login that the route asks for, and a password is never sent before TLS.
 // No log line, error or status holds a password.
 package smarthost

@@ -225,7 +225,8 @@ func (h *host) connect(ctx context.Context, id string) (*conn, error) {
 	if news && h.learn != nil {
 		h.learn(h.place.addr, c.caps.maxSize)
 	}
-	h.log.Debug("connection opened", "queue_id", id, "tls", c.tls, "auth", c.mech, "pipelining", c.caps.pipelining)
+	h.log.Debug("connection opened", "queue_id", id, "address", c.raw.RemoteAddr().String(),
+		"tls", c.tls, "auth", c.mech, "pipelining", c.caps.pipelining)
 	return c, nil
 }
 

@@ -86,8 +86,8 @@ func TestProbe_SaysWhereItEndsAndWhatToDo(t *testing.T) {
 	}{
 		{"wrong password", sandbox.Options{Username: username, Password: "other"}, nil,
 			"connection greeting TLS certificate AUTH !login", "535 5.7.8"},
-		{"no AUTH that fits", sandbox.Options{Mechanisms: []string{"CRAM-MD5"}}, nil,
-			"connection greeting TLS certificate !AUTH", "it offers AUTH CRAM-MD5"},
+		{"no AUTH that fits", sandbox.Options{Mechanisms: []string{"GSSAPI"}}, nil,
+			"connection greeting TLS certificate !AUTH", "it offers AUTH GSSAPI"},
 		{"no STARTTLS", sandbox.Options{NoTLS: true}, nil, "connection greeting !TLS", "does not offer STARTTLS"},
 		{"expired", sandbox.Options{Certificate: sandbox.CertificateExpired}, nil,
 			"connection greeting TLS !certificate", "is valid from"},

@@ -50,8 +50,13 @@ func (d *daemon) routerOptions(c *config.Config) smarthost.Options {
 		AuthProbeMin: min(smarthost.DefaultAuthProbeMin, c.Queue.RetryMin), AuthProbeMax: c.Queue.RetryMax,
 	}
 	for _, s := range c.Smarthosts {
+		var pins []smarthost.Pin
+		for _, p := range s.Pins {
+			pins = append(pins, p)
+		}
 		o.Routes = append(o.Routes, smarthost.Route{
 			Name: s.Name, Hosts: s.Hosts, TLS: smarthost.Mode(s.TLS), MinTLS: s.MinTLS, RootCAs: s.RootCAs,
+			Pins: pins, TLSName: s.TLSName, Certificates: s.ClientCertificates,
 			Auth: s.Auth, Username: s.Username, Password: s.Password.Reveal(), MaxConnections: s.MaxConnections,
 			Senders: s.Senders, Recipients: s.Recipients, Clients: s.Clients,
 		})

@@ -63,6 +63,7 @@ func TestLibrariesStayBehindTheirSeam(t *testing.T) {
 		"github.com/emersion/go-smtp": {"relay", "smarthost"},
 		"github.com/emersion/go-sasl": {"relay", "smarthost"},
 		"github.com/BurntSushi/toml":  {"internal/config", "internal/provider"},
+		"github.com/xdg-go/scram":     {"smarthost"},
 		"github.com/spf13/cobra":      {"cmd/relayctl"},
 		"golang.org/x/term":           {"cmd/relayctl"},
 	}

@@ -71,6 +71,10 @@ func (r *relay) configure(t *testing.T, s settings) {
 	if s.everywhere {
 		host = ""
 	}
+	ca := ""
+	if s.ca != "" {
+		ca = fmt.Sprintf("ca_file = %q", s.ca)
+	}
 	r.settings = s
 	r.config = r.write(t, "relayd/relayd.toml", fmt.Sprintf(`
 hostname = %q
@@ -89,9 +93,9 @@ address = "%s:%s"
 hosts = [%q]
 username = %q
 password_file = "isp.password"
-ca_file = %q
 %s
-`, relayName, s.trusted, host, r.port, s.listener, s.host, s.username, s.ca, s.route))
+%s
+`, relayName, s.trusted, host, r.port, s.listener, s.host, s.username, ca, s.route))
 	r.setPassword(t, s.password)
 }
 
