@@ -79,6 +79,8 @@ type conn struct {
 	nc net.Conn // raw, or the TLS session on it
 	// cutoff is the end of all waiting once the delivery is cancelled; zero before.
 	cutoff time.Time
+	// due is the end of all that the present work may take, as allow and earn set it; zero for none.
+	due time.Time
 	// sealed is set from the final dot until its reply: a cancelled delivery then waits for Timeouts.Grace.
 	sealed bool
 }
@@ -139,9 +141,12 @@ func (c *conn) seal(sealed bool) {
 	c.mu.Unlock()
 }
 
-// deadline is d from now, or the cutoff where that is sooner. c.mu is held.
+// deadline is d from now, or the cutoff or what is due where that is sooner. c.mu is held.
 func (c *conn) deadline(d time.Duration) time.Time {
 	t := time.Now().Add(d)
+	if !c.due.IsZero() && c.due.Before(t) && !c.sealed {
+		t = c.due
+	}
 	if !c.cutoff.IsZero() && c.cutoff.Before(t) {
 		return c.cutoff
 	}
@@ -169,8 +174,10 @@ type blockWriter struct{ c *conn }
 
 func (w blockWriter) Write(p []byte) (n int, err error) {
 	for n < len(p) {
+		block := p[n:min(n+writeBlock, len(p))]
+		w.c.earn(len(block))
 		w.c.armWrite(w.c.timeouts.Block)
-		m, err := w.c.nc.Write(p[n:min(n+writeBlock, len(p))])
+		m, err := w.c.nc.Write(block)
 		n += m
 		if err != nil {
 			return n, err
@@ -225,7 +232,7 @@ func (c *conn) ask(stage, line string) (envelope.Reply, error) {
 // quit ends the session politely, waiting Timeouts.Quit at most for the host to agree.
 func (c *conn) quit() {
 	c.mu.Lock()
-	c.cutoff = time.Now().Add(c.timeouts.Quit)
+	c.cutoff, c.due = time.Now().Add(c.timeouts.Quit), time.Time{}
 	c.mu.Unlock()
 	if c.put("quit", "QUIT") == nil && c.flush("quit") == nil {
 		c.receive("quit", c.timeouts.Quit)

@@ -56,7 +56,9 @@ func (e *endpoint) connect(ctx context.Context) (*conn, error) {
 	c := newConn(nc, e.timeouts)
 	c.cleared = cleared
 	stop := c.watch(ctx)
+	c.allow(openPatience)
 	err = e.open(ctx, c)
+	c.allow(0)
 	if !stop() && err == nil {
 		err = &stageError{stage: stageAuth, err: context.Cause(ctx)}
 	}

@@ -218,9 +218,11 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, b body)
 	}
 	defer content.Close()
 	tx := newTransaction(c, &w.m.Envelope, h.place, b, w.pending())
+	c.allow(transactionPatience + time.Duration(len(tx.rcpts))*recipientPatience)
 	stop := c.watch(ctx)
 	err = tx.run(content, func() { h.well(t, w.m.ID, envelope.Reply{}) })
 	stopped := !stop()
+	c.allow(0)
 	// What it came to is known before the next in line may use the connection's place.
 	var o outcome
 	if err != nil {
