@@ -30,6 +30,7 @@ type host struct {
 	// completed counts messages taken; suspects are those at which the host failed.
 	completed int
 	suspects  map[string]suspect
+	doubts    []string // ids of messages lost after the dot since one was answered
 	senders   refusedSenders
 }
 
@@ -257,6 +258,9 @@ func (h *host) concluded(t ticket, tx *transaction, w *work) outcome {
 	h.well(t, w.m.ID, tx.last())
 	h.mu.Lock()
 	h.health.finished(t)
+	if !tx.dot.IsZero() {
+		h.doubts = nil
+	}
 	if tx.dot.Positive() {
 		h.completed++
 	}
@@ -278,6 +282,9 @@ func (h *host) interrupted(ctx context.Context, t ticket, tx *transaction, w *wo
 	case tx.dotSent && !refused:
 		w.duplicate = true
 		w.settleTransaction(h.place, tx, lostAfterDot(h.place, failed))
+		if h.doubt(w.m.ID) {
+			h.failed(t, w.m.ID, classifyError(h.place, err))
+		}
 		return outcome{}
 	case ctx.Err() != nil:
 		return outcome{stopped: true}

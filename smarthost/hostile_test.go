@@ -393,7 +393,8 @@ const mostTaken = 1 << 20
 func (o *ordeal) check(t *testing.T) {
 	t.Helper()
 	for _, line := range o.v.clear {
-		if verb, _, _ := strings.Cut(line, " "); verb != "EHLO" && verb != "STARTTLS" && verb != "QUIT" {
+		switch verb, _, _ := strings.Cut(line, " "); verb {
+		case "AUTH", "MAIL", "RCPT", "DATA":
 			t.Errorf("%q went in the clear", line)
 		}
 	}
@@ -469,7 +470,6 @@ func trials() []trial {
 		{name: "250 to DATA", misdeed: says(actData, "250 ok")},
 		{name: "354 to the final dot", misdeed: says(actDot, "354 more"), inDoubt: true},
 		{name: "100 to the final dot", misdeed: says(actDot, "100 wait"), inDoubt: true},
-		{name: "334 to MAIL", misdeed: says(actMail, "334 VXNlcm5hbWU6")},
 		{name: "334 to EHLO", misdeed: says(actEHLO, "334 VXNlcm5hbWU6"), noLogin: true},
 		{name: "235 before AUTH", misdeed: says(actEHLOAgain, "235 you are welcome as you are"), noLogin: true},
 		{name: "replies ahead of all commands", noLogin: true,
@@ -541,10 +541,10 @@ func trials() []trial {
 				}
 				s.say("250 end")
 			})},
-		{name: "a body read by the octet", after: 26 * time.Minute, misdeed: on(actData, func(s *scene, _ string) {
+		{name: "a body read by the octet", inDoubt: true, misdeed: on(actData, func(s *scene, _ string) {
 			s.say("354 slowly")
 			for one := make([]byte, 1); !s.dropped; time.Sleep(time.Minute) {
-				if _, err := s.br.Read(one); err != nil {
+				if _, err := s.Read(one); err != nil {
 					s.dropped = true
 				}
 			}
@@ -609,11 +609,21 @@ func (c trial) judge(t *testing.T, o *ordeal, alone bool) {
 	if logins := strings.Count(strings.Join(o.v.secret, "\n"), "AUTH "); c.noLogin && logins > 0 || logins > 1 {
 		t.Errorf("%d logins were tried", logins)
 	}
-	if !alone { // the worker, and the route, are there for the next message at once
-		start = time.Now()
-		if wantDelivered(t, o.Deliver(t.Context(), "isp", mail(hello)), goodAddr); !c.inDoubt && time.Since(start) > 0 {
-			t.Errorf("the next message was held for %v", time.Since(start))
+	if alone {
+		return
+	}
+	for _, id := range []string{"q2", "q3"} { // a host that never answers a dot is left after three messages
+		if c.inDoubt {
+			m := mail(hello)
+			m.ID = id
+			wantKept(t, o.Deliver(t.Context(), "isp", m))
 		}
+	}
+	start = time.Now()
+	m := mail(hello)
+	m.ID = "next"
+	if wantDelivered(t, o.Deliver(t.Context(), "isp", m), goodAddr); time.Since(start) > 0 {
+		t.Errorf("the next message was held for %v", time.Since(start))
 	}
 }
 
@@ -664,9 +674,10 @@ func TestHostileHost_CannotCrawlForEver(t *testing.T) {
 		misdeed func(*scene, string, string) bool
 		to      int
 		body    string
+		least   time.Duration
 		most    time.Duration
 	}{
-		{name: "opening", to: 1, most: openPatience, misdeed: func(s *scene, act, _ string) bool {
+		{name: "opening", to: 1, least: 10 * time.Minute, most: 16 * time.Minute, misdeed: func(s *scene, act, _ string) bool {
 			switch act {
 			case actGreeting:
 				almost(s, "220 hello")
@@ -681,10 +692,10 @@ func TestHostileHost_CannotCrawlForEver(t *testing.T) {
 			}
 			return true
 		}},
-		{name: "recipients", to: 500, most: transactionPatience + 500*recipientPatience,
+		{name: "recipients", to: 500, least: 90 * time.Minute, most: 100 * time.Minute, // 500 * 5 minutes are two days
 			misdeed: on(actRcpt, func(s *scene, _ string) { almost(s, "250 ok") })},
 		{name: "body", to: 1, body: strings.Repeat(strings.Repeat("x", 78)+"\r\n", 26214), // 2 MiB
-			most: transactionPatience + recipientPatience + (2<<20)/leastRate*time.Second + 2*time.Minute,
+			least: 20 * time.Minute, most: 30 * time.Minute, // it would take three hours
 			misdeed: on(actData, func(s *scene, _ string) {
 				s.say("354 go")
 				for { // 32 KiB in each three minutes but a little
@@ -705,8 +716,8 @@ func TestHostileHost_CannotCrawlForEver(t *testing.T) {
 				m := mail(c.body+hello, to...)
 				start := time.Now()
 				wantKept(t, o.Deliver(t.Context(), "isp", m))
-				if took := time.Since(start); took > c.most || took < c.most/2 {
-					t.Errorf("held for %v, want up to %v", took, c.most)
+				if took := time.Since(start); took > c.most || took < c.least {
+					t.Errorf("held for %v, want %v to %v", took, c.least, c.most)
 				}
 			})
 		})
