@@ -132,7 +132,11 @@ func (g *guard) lineFailed(err error) {
 	case errors.Is(err, errStopping):
 		g.leave(reply(421, 3, 2, g.peer.terms.set.Hostname+" is shutting down; try again later"), "")
 	case errors.Is(err, errCrowded):
-		g.leave(reply(421, 3, 2, "too many connections, and this one waits; try again later"), err.Error())
+		why := ""
+		if _, ok := g.peer.srv.quiet.tell(clientNetwork(g.peer.addr), time.Now()); ok {
+			why = err.Error()
+		}
+		g.leave(reply(421, 3, 2, "too many connections, and this one waits; try again later"), why)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		g.leave(reply(421, 4, 2, "no command for too long; closing"), "")
 	case errors.Is(err, errLineTooLong):

@@ -282,7 +282,7 @@ func (h *host) interrupted(ctx context.Context, t ticket, tx *transaction, w *wo
 	case tx.dotSent && !refused:
 		w.duplicate = true
 		w.settleTransaction(h.place, tx, lostAfterDot(h.place, failed))
-		if h.doubt(w.m.ID) {
+		if ctx.Err() == nil && h.doubt(w.m.ID) {
 			h.failed(t, w.m.ID, classifyError(h.place, err))
 		}
 		return outcome{}
