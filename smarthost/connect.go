@@ -92,7 +92,9 @@ func (e *endpoint) connectTo(ctx context.Context, addr string, config *tls.Confi
 	c := newConn(nc, e.timeouts)
 	c.cleared = cleared
 	stop := c.watch(ctx)
+	c.allow(openPatience)
 	err = e.open(ctx, c, config)
+	c.allow(0)
 	if !stop() && err == nil {
 		err = &stageError{stage: stageAuth, err: context.Cause(ctx)}
 	}

@@ -31,6 +31,7 @@ type host struct {
 	// completed counts messages taken; suspects are those at which the host failed.
 	completed int
 	suspects  map[string]suspect
+	doubts    []string // ids of messages lost after the dot since one was answered
 	senders   refusedSenders
 }
 
@@ -259,9 +260,11 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, tx *tra
 	if c.caps.pipelining {
 		tx.follow = func() *transaction { return h.pool.follower(c) }
 	}
+	c.allow(transactionPatience + time.Duration(len(tx.rcpts))*recipientPatience)
 	stop := c.watch(ctx)
 	err = tx.run(content, func() { h.well(t, w.m.ID, envelope.Reply{}) })
 	stopped := !stop()
+	c.allow(0)
 	if !stopped && tx.outOfStep(err) {
 		h.distrust(w.m.ID, tx, err)
 		h.pool.drop(c)
@@ -316,6 +319,9 @@ func (h *host) concluded(t ticket, tx *transaction, w *work) outcome {
 	h.well(t, w.m.ID, tx.last())
 	h.mu.Lock()
 	h.health.finished(t)
+	if !tx.dot.IsZero() {
+		h.doubts = nil
+	}
 	if tx.dot.Positive() {
 		h.completed++
 	}
@@ -337,6 +343,9 @@ func (h *host) interrupted(ctx context.Context, t ticket, tx *transaction, w *wo
 	case tx.dotSent && !refused:
 		w.duplicate = true
 		w.settleTransaction(h.place, tx, lostAfterDot(h.place, failed))
+		if ctx.Err() == nil && h.doubt(w.m.ID) {
+			h.failed(t, w.m.ID, classifyError(h.place, err))
+		}
 		return outcome{}
 	case ctx.Err() != nil:
 		return outcome{stopped: true}
