@@ -33,6 +33,8 @@ func (c *Config) Describe() string {
 		}
 	}
 	p("  and nobody else")
+	describeMX(p, c.RequireSenderMX)
+	describeClients(p, c.Clients)
 	p("")
 	p("Hands it on to")
 	for i, s := range c.Smarthosts {
@@ -81,6 +83,7 @@ func describeSmarthost(p func(string, ...any), n int, s Smarthost) {
 	default:
 		p("     TLS     none: mail goes there in the clear")
 	}
+	s.Rewrite.describe(p, "     ")
 	if s.Username == "" {
 		p("     login   none")
 		return
