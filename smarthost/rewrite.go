@@ -66,17 +66,42 @@ func (t *table) rules(rt *route, o envelope.Origin) rewrite.Chain {
 	return chain
 }
 
-// Outgoing returns the reverse-paths under which mail of the sender reverse may leave, each once: what they become
-// depends on the route, and so on the recipients. Without a route for that sender it is reverse alone.
-func (r *Router) Outgoing(o envelope.Origin, reverse envelope.Path) []envelope.Path {
+// SenderView is what becomes of a sender on one route. The rules are in words, and "" where the address stays.
+type SenderView struct {
+	Route       string
+	ReversePath envelope.Path
+	ReverseRule string
+	// Author is what the address becomes where it stands in From or Sender.
+	Author     envelope.Path
+	AuthorRule string
+}
+
+// Senders returns what becomes of the sender reverse on each route that takes its mail, in their order; which one it is
+// depends on the recipients.
+func (r *Router) Senders(o envelope.Origin, reverse envelope.Path) []SenderView {
 	t := r.table.Load()
-	var out []envelope.Path
+	var out []SenderView
 	for _, rt := range t.routes {
 		if !rt.selects.matchMessage(o, reverse) {
 			continue
 		}
-		if to, _ := t.rules(rt, o).ReversePath(reverse); !slices.Contains(out, to) {
-			out = append(out, to)
+		v, rules := SenderView{Route: rt.name}, t.rules(rt, o)
+		v.ReversePath, v.ReverseRule = rules.ReversePath(reverse)
+		if !reverse.IsNull() {
+			v.Author, v.AuthorRule = rules.Author(reverse)
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// Outgoing returns the reverse-paths under which mail of the sender reverse may leave, each once. Without a route for
+// that sender it is reverse alone.
+func (r *Router) Outgoing(o envelope.Origin, reverse envelope.Path) []envelope.Path {
+	var out []envelope.Path
+	for _, v := range r.Senders(o, reverse) {
+		if !slices.Contains(out, v.ReversePath) {
+			out = append(out, v.ReversePath)
 		}
 	}
 	if len(out) == 0 {
@@ -148,7 +173,11 @@ func (t *table) tell(rt *route, rules rewrite.Chain, id string, p *rewrite.Plan)
 	if len(p.Changes) > 0 {
 		var words []string
 		for _, c := range p.Changes {
-			words = append(words, fmt.Sprintf("%s %s to %s (%s)", c.Where, c.From, c.To, c.Rule))
+			was := c.From.String()
+			if c.From.IsNull() {
+				was = "without a legible address"
+			}
+			words = append(words, fmt.Sprintf("%s %s to %s (%s)", c.Where, was, c.To, c.Rule))
 		}
 		log.Info("sender rewritten", "changes", firstFew(words, "; "))
 	}

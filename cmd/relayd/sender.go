@@ -19,7 +19,7 @@ func clientRules(c *config.Config) []smarthost.ClientRules {
 	var out []smarthost.ClientRules
 	for _, client := range c.Clients {
 		rules := rewriteRules(client.Rewrite)
-		rules.Name = "client " + client.Networks[0].String()
+		rules.Name = "client " + client.Name()
 		out = append(out, smarthost.ClientRules{Networks: client.Networks, Rewrite: rules})
 	}
 	return out

@@ -3,12 +3,17 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 
+	"pgregory.net/rapid"
+
+	"relayd/internal/config"
 	"relayd/internal/dnstest"
+	"relayd/internal/rewrite"
 	"relayd/internal/sandbox"
 )
 
@@ -120,6 +125,34 @@ func TestRelayd_RewrittenMessageIsEncodedForAHostWithout8BITMIME(t *testing.T) {
 	if size, _ := m.MailParam("SIZE"); size != fmt.Sprint(len(m.Data)) || !strings.Contains(string(m.Data), "gr=C3=BCn") ||
 		!strings.Contains(string(m.Data), "From: office@example.com\r\nReply-To: scanner@lan.example\r\n") {
 		t.Errorf("SIZE=%s for %d octets:\n%s", size, len(m.Data), m.Data)
+	}
+}
+
+// Rules that the configuration takes, the smarthost's room takes as well: the two check addresses each by itself.
+func TestRelayd_RulesOfAGoodConfigurationCanBeUsed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "relayd.toml")
+	address := rapid.OneOf(rapid.StringMatching(`["a.é*@\[\]:1,( <>-]{1,12}`), rapid.StringMatching(`[a*."]{1,3}@([a*.é-]{1,5}|\[1\.2\.3\.4\]|\[IPv6:::1\])`),
+		rapid.SampledFrom([]string{"*", "@b.example", `"a b"@c`, strings.Repeat("a", 64) + "@b", strings.Repeat("a", 65) + "@b", "a@" + strings.Repeat("b.", 125) + "b"}))
+	taken := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		pattern, to, from := address.Draw(rt, "pattern"), address.Draw(rt, "to"), address.Draw(rt, "from")
+		text := "[[smarthost]]\nhosts = ['h']\n[smarthost.rewrite]\nheader_from = '" + from + "'\nmap = { '" + pattern + "' = '" + to + "' }\n"
+		for _, text := range []string{text, strings.Replace(text, "'"+from+"'", "'x@y'", 1), strings.Replace(text, "'"+to+"'", "'x@y'", 1)} {
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				rt.Fatal(err)
+			}
+			cfg, _, err := config.Load(path)
+			if err != nil {
+				continue
+			}
+			taken++
+			if _, err := rewrite.Compile(rewriteRules(cfg.Smarthosts[0].Rewrite)); err != nil {
+				rt.Fatalf("%s\n%v", text, err)
+			}
+		}
+	})
+	if taken == 0 {
+		t.Error("no configuration was good")
 	}
 }
 

@@ -24,6 +24,9 @@ type Client struct {
 	Rewrite  Rewrite
 }
 
+// Name is what people call the clients: their first network.
+func (c Client) Name() string { return network(c.Networks[0]) }
+
 func readClients(root *table) []Client {
 	tables := root.tables("client")
 	var out []Client

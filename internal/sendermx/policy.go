@@ -43,16 +43,17 @@ func Refusal(p envelope.Path, a Answer) envelope.Reply {
 	r := envelope.Reply{Code: 550, Enhanced: envelope.EnhancedCode{5, 1, 8}}
 	domain := strings.TrimSuffix(p.Domain(), ".")
 	const mail = "the smarthost takes mail only from domains with one"
+	const elsewhere = "set another sender, or have the relay rewrite it"
 	switch {
 	case strings.HasPrefix(domain, "["):
 		r.Text = fmt.Sprintf("the sender is at an address, %.80s, which can have no MX record, and %s:\n"+
-			"set the sender to an address in a domain that has one", domain, mail)
+			"set the sender to an address in a domain that has one, or have the relay rewrite it", domain, mail)
 	case a.Verdict == Null:
 		r.Text = fmt.Sprintf("the sender's domain %.200s says by a null MX that it takes no mail, and %s:\n"+
-			"publish an MX record in its place, as %q, or set another sender", domain, mail, record(domain))
+			"publish an MX record in its place, as %q, "+elsewhere, domain, mail, record(domain))
 	default:
 		r.Text = fmt.Sprintf("the sender's domain %.200s has no MX record, and %s:\n"+
-			"publish an MX record for it, as %q, or set another sender", domain, mail, record(domain))
+			"publish an MX record for it, as %q, "+elsewhere, domain, mail, record(domain))
 	}
 	return r
 }

@@ -218,7 +218,7 @@ func TestJudge_RefusesInWordsThatSayWhatToPublish(t *testing.T) {
 		{[]envelope.Path{"a@lan.example", "b@good.example"}, ""},
 		{[]envelope.Path{"a@lan.example", "b@broken.example"}, ""},
 		{[]envelope.Path{"a@lan.example"}, `550 5.1.8 the sender's domain lan.example has no MX record, and the smarthost takes mail only from ` +
-			`domains with one: publish an MX record for it, as "lan.example. MX 10 mail.lan.example.", or set another sender`},
+			`domains with one: publish an MX record for it, as "lan.example. MX 10 mail.lan.example.", set another sender, or have the relay rewrite it`},
 		{[]envelope.Path{"a@null.example"}, "null.example says by a null MX that it takes no mail"},
 		{[]envelope.Path{"a@[192.0.2.1]"}, "the sender is at an address, [192.0.2.1], which can have no MX record"},
 		{[]envelope.Path{envelope.Path("a@" + long)}, `as "@ MX 10 mail"`},
