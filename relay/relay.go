@@ -115,7 +115,7 @@ type Options struct {
 }
 
 // traceRoom is how much longer than the content that a client sends the message may be that a smarthost gets: the trace
-// header.
+// header, and what the rewriting of its sender adds to the header.
 const traceRoom = 2 << 10
 
 // maxSize returns the largest content in octets that a session takes now.

@@ -169,6 +169,9 @@ func (c plannedContent) WriteTo(w io.Writer) (int64, error) { return io.Copy(w, 
 
 // tell logs what was done to a message that a host was shown.
 func (t *table) tell(rt *route, rules rewrite.Chain, id string, p *rewrite.Plan) {
+	if p.Quiet() {
+		return
+	}
 	log := t.log.With("queue_id", id, "route", rt.name)
 	if len(p.Changes) > 0 {
 		var words []string

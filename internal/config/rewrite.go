@@ -49,7 +49,7 @@ func readClients(root *table) []Client {
 
 func readRewrite(t *table) Rewrite {
 	r := Rewrite{EnvelopeFrom: t.sender("envelope_from"), HeaderFrom: t.sender("header_from"), Map: t.senderMap("map")}
-	if t.line > 0 && len(t.values) == 0 {
+	if t.values != nil && len(t.values) == 0 {
 		t.warn(t.line, t.name, "says nothing, so that senders stay as they are", "write one of its keys, or delete it")
 	}
 	return r

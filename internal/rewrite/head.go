@@ -111,8 +111,16 @@ func kindOf(name []byte) kind {
 	return anyField
 }
 
-// needsText reports whether the octets of a field matter, and not only where it stands.
-func (k kind) needsText() bool { return k == from || k == sender || k == dkim || k == arcSignature }
+// needsText reports whether the octets of the field that is being read matter, and not only where it stands.
+func (h *head) needsText() bool {
+	switch h.last {
+	case from, sender:
+		return h.authors
+	case dkim, arcSignature:
+		return true
+	}
+	return false
+}
 
 // field is a header field that matters: where it begins, its length, and its octets if they matter.
 type field struct {
@@ -131,6 +139,7 @@ type head struct {
 	bare, ragged bool
 	tooLong      bool
 
+	authors bool  // the octets of From and Sender matter
 	end     int64 // what was read so far
 	inTrace bool
 	last    kind
@@ -139,8 +148,9 @@ type head struct {
 
 // readHead reads the header section of a message. Text that is no field ends it like an empty line, except for the
 // "From " line of a mailbox file, which some programs leave at the top.
-func readHead(r io.Reader) (*head, error) {
-	h := &head{inTrace: true}
+// Authors says whether the octets of From and Sender are wanted.
+func readHead(r io.Reader, authors bool) (*head, error) {
+	h := &head{inTrace: true, authors: authors}
 	lines := header.NewLines(r, bufferSize)
 	for {
 		chunk, first, err := lines.Next()
@@ -203,7 +213,7 @@ func (h *head) take(chunk []byte) {
 	}
 	f := &h.fields[len(h.fields)-1]
 	f.size += int64(len(chunk))
-	if h.last.needsText() {
+	if h.needsText() {
 		f.text = append(f.text, chunk...)
 	}
 }

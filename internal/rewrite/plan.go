@@ -47,7 +47,7 @@ type Plan struct {
 
 // Plan reads the head of a message from r and returns what is to be done with it. The error is that of reading r.
 func (c Chain) Plan(j Job, r io.Reader) (*Plan, error) {
-	h, err := readHead(r)
+	h, err := readHead(r, len(c) > 0)
 	if err != nil {
 		return nil, err
 	}
@@ -152,6 +152,9 @@ func (b *builder) keepOriginal(f *field) {
 
 // complete adds the fields that are missing.
 func (b *builder) complete(j Job) {
+	if has := &b.head.has; has[date] && has[from] && has[messageID] {
+		return
+	}
 	var add strings.Builder
 	put := func(k kind, name, value string) {
 		if b.head.has[k] || k != from && b.signedAbsent(k) {

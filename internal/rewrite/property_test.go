@@ -155,7 +155,7 @@ func FuzzPlan(f *testing.F) {
 		if p.Untouched() != (got == string(message)) && len(p.edits) == 0 {
 			t.Fatalf("untouched, and %q became %q", message, got)
 		}
-		h, err := readHead(strings.NewReader(got))
+		h, err := readHead(strings.NewReader(got), false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,11 @@ type edit struct {
 // Untouched reports whether the content stays as it is.
 func (p *Plan) Untouched() bool { return len(p.edits) == 0 }
 
+// Quiet reports whether there is nothing to tell of: nothing changes, and nothing was in the way of a change.
+func (p *Plan) Quiet() bool {
+	return p.Untouched() && len(p.Changes)+len(p.Unclear) == 0 && !p.TooLong
+}
+
 // Size returns the size that content of size octets has as planned.
 func (p *Plan) Size(size int64) int64 {
 	for _, e := range p.edits {
