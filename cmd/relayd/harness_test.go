@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/smtp"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"relayd/internal/control"
+	"relayd/internal/dnstest"
 	"relayd/internal/sandbox"
 	"relayd/queue"
 )
@@ -25,8 +27,14 @@ import (
 // The tests run the daemon as a process: the test binary itself, started again with this variable set.
 const asDaemon = "RELAYD_TEST_RUN_AS_DAEMON"
 
+// dnsServer is the address of the DNS server that such a daemon asks in place of the system's.
+const dnsServer = "RELAYD_TEST_DNS_SERVER"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asDaemon) != "" {
+		if dns := os.Getenv(dnsServer); dns != "" {
+			net.DefaultResolver = dnstest.Resolver(dns)
+		}
 		main()
 		return
 	}

@@ -84,7 +84,7 @@ func (t *table) refuseUnknown() {
 
 // table returns the [name] table; without one in the file, an empty one.
 func (t *table) table(name string) *table {
-	sub := &table{reader: t.reader, name: name, at: sub(t.at, name), line: t.doc.at[sub(t.at, name)]}
+	sub := &table{reader: t.reader, name: t.full(name), at: sub(t.at, name), line: t.doc.at[sub(t.at, name)]}
 	v, ok := t.value(name)
 	if !ok {
 		return sub
@@ -94,7 +94,7 @@ func (t *table) table(name string) *table {
 		sub.values = v
 		sub.refuseUnknown()
 	case []map[string]any:
-		t.bad(name, "is written as a list", "there is one of it: write "+header(name)+", once")
+		t.bad(name, "is written as a list", "there is one of it: write "+header(t.full(name))+", once")
 	default:
 		t.wrongType(name, v)
 	}
@@ -310,6 +310,9 @@ func (t *table) list(key string, emptyOK bool) []entry {
 
 func (t *table) exampleOf(key string) string {
 	s, _ := lookup(t.name, key)
+	if s.kind == kindTable {
+		return "write " + header(t.full(key))
+	}
 	return "write " + s.form()
 }
 
