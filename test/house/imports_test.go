@@ -25,6 +25,7 @@ func allowed() map[string][]string {
 		"cmd/relayctl":      {"internal/config", "internal/control", "internal/envelope", "internal/sandbox", "queue", "smarthost"},
 		"test/demo":         {"internal/sandbox"},
 		"test/house":        {},
+		"test/tap":          {},
 	}
 }
 
