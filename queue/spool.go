@@ -73,6 +73,26 @@ func (s spool) sweep(known func(ID) (bool, error)) (removed int, err error) {
 	return removed, nil
 }
 
+// makeFolder makes dir and what is missing above it, so that no power cut takes away again what will be promised in it.
+func makeFolder(dir string) error {
+	parent := filepath.Dir(dir)
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) && parent != dir {
+		if err := makeFolder(parent); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o700)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	// Also when it is there: the start that made it may have ended before this.
+	if err := syncDir(parent); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return nil
+}
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

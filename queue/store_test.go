@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -255,5 +257,18 @@ func BenchmarkCommitter(b *testing.B) {
 			}
 			wg.Wait()
 		})
+	}
+}
+
+// The folder is made with all that is missing above it, and one that is there stays as it is.
+func TestStore_MakesItsFolder(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	for range 2 {
+		if err := makeFolder(dir); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() || info.Mode().Perm() != 0o700 {
+			t.Errorf("%v, %v", info, err)
+		}
 	}
 }
