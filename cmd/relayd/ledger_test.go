@@ -146,7 +146,7 @@ func (o outcome) String() string {
 var toldOf = regexp.MustCompile(`(?m)^Final-Recipient: rfc822; ?(\S+)\r?\nAction: failed\r?$`)
 
 // settle holds the ledger against what has arrived. show tells what the relay knows of a message.
-func (l *ledger) settle(t *testing.T, arrived []sandbox.Message, show func(id string) queue.Detail) (o outcome) {
+func (l *ledger) settle(t *testing.T, arrived []sandbox.Message, show func(id string) (queue.Detail, error)) (o outcome) {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -177,11 +177,14 @@ func (l *ledger) settle(t *testing.T, arrived []sandbox.Message, show func(id st
 			case r > 0:
 				o.reported++
 			case m.id == "":
-			case l.deleted[m.id] && wasDeleted(show(m.id)):
-				o.deleted++
 			default:
+				d, err := show(m.id)
+				if l.deleted[m.id] && wasDeleted(d) {
+					o.deleted++
+					continue
+				}
 				o.lost++
-				t.Errorf("%s got its 250 as %s, and %s has neither the message nor a report", m.key, m.id, to)
+				t.Errorf("%s got its 250 as %s, and %s has neither the message nor a report; the relay knows: %+v, %v", m.key, m.id, to, d, err)
 			}
 		}
 		if seen && m.id == "" {
