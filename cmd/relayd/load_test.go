@@ -155,6 +155,25 @@ func (s *site) settle(l *ledger, sb *sandbox.Server, before ...sandbox.Message) 
 		s.t.Fatal(err)
 	}
 	p := s.start()
+	s.release()
+	until(s.t, "the queue to be empty", func() bool {
+		q := s.status().Queue
+		return q.Active+q.Deferred+q.Held == 0
+	})
+	if q := s.status().Queue; q.Quarantined > 0 {
+		s.t.Errorf("%d messages were damaged", q.Quarantined)
+	}
+	o := l.settle(s.t, append(before, sb.Messages()...), s.lookup)
+	p.signal(syscall.SIGTERM)
+	if err := p.wait(); err != nil {
+		s.t.Errorf("SIGTERM ended it with %v", err)
+	}
+	return o
+}
+
+// release ends every hold.
+func (s *site) release() {
+	s.t.Helper()
 	c, err := s.control(context.Background())
 	if err != nil {
 		s.t.Fatal(err)
@@ -163,17 +182,32 @@ func (s *site) settle(l *ledger, sb *sandbox.Server, before ...sandbox.Message) 
 	if _, err := c.ApplyAll(context.Background(), queue.ActionRelease); err != nil {
 		s.t.Fatal(err)
 	}
-	until(s.t, "the queue to be empty", func() bool {
-		q := s.status().Queue
-		return q.Active+q.Deferred+q.Held == 0
-	})
-	if q := s.status().Queue; q.Quarantined > 0 {
-		s.t.Errorf("%d messages were damaged", q.Quarantined)
+}
+
+// lookup asks the daemon for one message.
+func (s *site) lookup(id string) (queue.Detail, error) {
+	c, err := s.control(context.Background())
+	if err != nil {
+		return queue.Detail{}, err
 	}
-	o := l.settle(s.t, append(before, sb.Messages()...), func(id string) (queue.Detail, error) { return c.Show(context.Background(), id) })
-	p.signal(syscall.SIGTERM)
-	if err := p.wait(); err != nil {
-		s.t.Errorf("SIGTERM ended it with %v", err)
+	defer c.Close()
+	return c.Show(context.Background(), id)
+}
+
+// leave opens a transaction and closes the connection at its n-th step.
+func (p *process) leave(n int) {
+	c, err := smtp.Dial(p.addr)
+	if err != nil {
+		return
 	}
-	return o
+	defer c.Close()
+	steps := []string{"EHLO left.example", "MAIL FROM:<left@lan.example>", "RCPT TO:<left@example.com>", "DATA", "Subject: left"}
+	for _, line := range steps[:n%(len(steps)+1)] {
+		if err := c.Text.PrintfLine("%s", line); err != nil || line == steps[len(steps)-1] {
+			return
+		}
+		if _, _, err := c.Text.ReadResponse(0); err != nil {
+			return
+		}
+	}
 }
