@@ -97,6 +97,11 @@ func openStore(dir string) (*store, error) {
 				"put the database back, or remove %s to begin with an empty queue", path, marker, marker)
 		}
 	}
+	if !used {
+		if err := createDatabase(path); err != nil {
+			return nil, err
+		}
+	}
 	db, err := openBolt(path, boltOptions())
 	if err != nil {
 		return nil, err
@@ -141,6 +146,23 @@ func openStoreReadOnly(dir string) (*store, error) {
 		return nil, errors.Join(err, db.Close())
 	}
 	return &store{db: db}, nil
+}
+
+// createDatabase makes an empty database under another name first, so that a start that ends in the middle leaves none
+// that cannot be opened. One that is there stays.
+func createDatabase(path string) error {
+	next := path + ".new"
+	if _, err := os.Lstat(path); err == nil || !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	db, err := openBolt(next, boltOptions())
+	if err != nil {
+		return err
+	}
+	return errors.Join(db.Close(), os.Rename(next, path))
 }
 
 func openBolt(path string, opts *bolt.Options) (db *bolt.DB, err error) {
