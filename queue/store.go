@@ -149,10 +149,12 @@ func openStoreReadOnly(dir string) (*store, error) {
 }
 
 // createDatabase makes an empty database under another name first, so that a start that ends in the middle leaves none
-// that cannot be opened. One that is there stays.
+// that cannot be opened. One that is there stays. Its name is safe before the marker's, which says that there is one.
 func createDatabase(path string) error {
 	next := path + ".new"
-	if _, err := os.Lstat(path); err == nil || !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(path); err == nil {
+		return syncDir(filepath.Dir(path))
+	} else if !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -162,7 +164,10 @@ func createDatabase(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(db.Close(), os.Rename(next, path))
+	if err := errors.Join(db.Close(), os.Rename(next, path)); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
 }
 
 func openBolt(path string, opts *bolt.Options) (db *bolt.DB, err error) {
