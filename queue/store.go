@@ -18,6 +18,8 @@ import (
 // neither a start nor a list reads content.
 type store struct {
 	db *bolt.DB
+	// around, when it is set, does each commit; the tests' disks fail there.
+	around func(commit func() error) error
 }
 
 // change is what one step does to one message. A commit applies many of them or none.
@@ -207,6 +209,13 @@ func (s *store) close() error { return s.db.Close() }
 // commit applies all changes in one durable transaction. After an error nothing is known of them: bbolt may fail
 // on the second of its two syncs and the data be there all the same.
 func (s *store) commit(changes []*change) error {
+	if s.around != nil {
+		return s.around(func() error { return s.update(changes) })
+	}
+	return s.update(changes)
+}
+
+func (s *store) update(changes []*change) error {
 	return s.db.Update(func(tx *bolt.Tx) error {
 		b := openBuckets(tx)
 		for _, c := range changes {
