@@ -1,5 +1,6 @@
 # relayd: a local smarthost relay. "make help" lists the targets.
 
+SHELL   := /bin/bash
 GO      ?= go
 PREFIX  ?= /usr/local
 DESTDIR ?=
@@ -7,7 +8,7 @@ DESTDIR ?=
 RACE    := $(shell if command -v $${CC:-cc} >/dev/null 2>&1 && [ "$$($(GO) env CGO_ENABLED)" = 1 ]; then echo -race; fi)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build test check peers demo install clean
+.PHONY: help build test check crash soak peers demo install clean
 
 help:           ## list the targets
 	@sed -n 's/^\([a-z-]*\): *[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -24,6 +25,20 @@ check: test     ## test, and vet, staticcheck, formatting, import rules
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
 	$(GO) test -count=1 ./test/house
 	$(GO) mod verify && $(GO) mod tidy -diff
+
+CRASHES ?= 400
+CUTS    ?= 400
+FAULTS  ?= all
+SOAK    ?= 5m
+# Without the subtests, of which there are many.
+FIGURES := grep -vE '^=== |^ +--- PASS'
+
+crash:          ## crash, fail and cut the power of relayd hundreds of times: about 20 minutes; CRASHES, CUTS and FAULTS say how often
+	@set -o pipefail; RELAYD_CRASHES=$(CRASHES) RELAYD_CUTS=$(CUTS) RELAYD_FAULTS=$(FAULTS) RELAYD_TAP_REQUIRED=1 $(GO) test -count=1 -v -timeout=120m \
+		-run 'KilledTenTimes|CrashesLoseNothing|AFaultAtEachCall|PowerCuts|Each250' ./cmd/relayd | $(FIGURES)
+
+soak:           ## run relayd under load, faults and reloads, and measure that nothing grows; SOAK=8h says how long
+	@set -o pipefail; RELAYD_SOAK=$(SOAK) $(GO) test -count=1 -v -timeout=0 -run SoakGrowsNothing ./cmd/relayd | $(FIGURES)
 
 peers:          ## install real Postfix, Exim, swaks and msmtp, and run against them
 	sh test/peers/run.sh

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -33,8 +34,15 @@ func TestMain(m *testing.M) {
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if n := untapped.Load(); n > 0 {
+		fmt.Printf("%d tests were skipped because no process can be tapped here\n", n)
+	}
+	os.Exit(code)
 }
+
+// untapped counts the tests that were skipped because no process can be tapped.
+var untapped atomic.Int32
 
 const testPassword = "correct horse battery staple"
 
@@ -140,6 +148,7 @@ func (s *site) launchTapped(o tap.Observer) *process {
 		p.tap, err = tap.Start(p.cmd, s.dir, o)
 	}
 	if errors.Is(err, tap.ErrUnsupported) && os.Getenv(tapRequired) == "" {
+		untapped.Add(1)
 		s.t.Skipf("SKIPPED, and with it what it would have shown: %v", err)
 	}
 	if err != nil {

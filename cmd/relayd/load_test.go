@@ -72,6 +72,10 @@ func (p *process) clients(l *ledger, name string, clients, letters int) {
 				err := l.send(c, l.compose(fmt.Sprintf("%s.c%d", name, i), n))
 				if _, refused := errors.AsType[*textproto.Error](err); refused {
 					err = c.Reset()
+					select { // a store that has failed is back within a moment
+					case <-p.done:
+					case <-time.After(50 * time.Millisecond):
+					}
 				}
 				if err != nil || n%5 == 4 {
 					c.Close()
