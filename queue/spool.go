@@ -83,11 +83,13 @@ func makeFolder(dir string) error {
 		}
 		err = os.Mkdir(dir, 0o700)
 	}
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	there := errors.Is(err, fs.ErrExist)
+	if err != nil && !there {
 		return err
 	}
-	// Also when it is there: the start that made it may have ended before this.
-	if err := syncDir(parent); err != nil && !errors.Is(err, fs.ErrPermission) {
+	// Also when it is there: the start that made it may have ended before this. But then the folder above may be one
+	// that cannot be synced: another user's, or of a file system that is never written.
+	if err := syncDir(parent); err != nil && !there {
 		return err
 	}
 	return nil

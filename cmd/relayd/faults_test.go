@@ -81,7 +81,7 @@ func TestRelayd_SurvivesAFaultAtEachCall(t *testing.T) {
 	scripted(t, ca, clean, newLedger())
 	points := clean.calls
 	if os.Getenv("RELAYD_FAULTS") != "all" {
-		points = min(points, setting(t, "RELAYD_FAULTS", 2))
+		points = min(points, setting(t, "RELAYD_FAULTS", 1))
 	}
 	var sum outcome
 	runs, struck := 0, 0
@@ -163,6 +163,9 @@ func (s *site) script(p *process, l *ledger, sb *sandbox.Server) {
 	}
 	s.apply(l, queue.ActionRetry, ids, 3)
 	s.drained(p, len(ids))
+	if p.gone() && p.cmd.ProcessState.ExitCode() != -1 { // not killed
+		s.t.Errorf("the daemon ended by itself:\n%s", p.log)
+	}
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 }
 

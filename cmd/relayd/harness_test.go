@@ -228,6 +228,8 @@ func (p *process) waitFor(pattern string) []string {
 
 // up waits until the daemon listens; it returns false when it has ended instead.
 func (p *process) up() bool {
+	p.t.Helper()
+	deadline := time.After(time.Minute)
 	re := regexp.MustCompile(`msg="relayd is up".* listening="?([^ "]+)`)
 	for {
 		if m := re.FindStringSubmatch(p.log.String()); m != nil {
@@ -237,6 +239,8 @@ func (p *process) up() bool {
 		select {
 		case <-p.done:
 			return false
+		case <-deadline:
+			p.t.Fatal("the daemon neither listens nor ends")
 		case <-time.After(2 * time.Millisecond):
 		}
 	}

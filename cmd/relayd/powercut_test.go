@@ -100,7 +100,7 @@ func record(t *testing.T, fails int) *recording {
 //
 // RELAYD_CUTS says how many moments, of each recording.
 func TestRelayd_PowerCutsLoseNothing(t *testing.T) {
-	cuts := setting(t, "RELAYD_CUTS", 8)
+	cuts := setting(t, "RELAYD_CUTS", 4)
 	ca := t.TempDir()
 	seed := uint64(time.Now().UnixNano())
 	for name, fails := range map[string]int{"a sound disk": 0, "a disk whose syncs fail": 19} {
@@ -193,7 +193,7 @@ func TestRelayd_Each250FollowsItsCommit(t *testing.T) {
 				t.Fatalf("the daemon did not start:\n%s", p.log)
 			}
 			l := newLedger()
-			p.clients(l, "m", sessions, max(64/sessions, 8))
+			p.clients(l, "m", sessions, max(24/sessions, 4))
 			p.kill()
 			texts, at := w.Marks(w.Len())
 			image := w.Image()
@@ -211,7 +211,7 @@ func TestRelayd_Each250FollowsItsCommit(t *testing.T) {
 			commits := shared(at, w.Syncs("queue.db"))
 			t.Logf("%d sessions: %d messages were safe before their 250; %d commits held them, %.1f messages each",
 				sessions, len(texts), commits, float64(len(texts))/float64(max(commits, 1)))
-			if len(texts) < 32 || len(texts) != len(l.letters) {
+			if len(texts) < 24 || len(texts) != len(l.letters) {
 				t.Errorf("%d of %d letters were seen to get their 250", len(texts), len(l.letters))
 			}
 			if sessions > 1 && commits >= len(texts) {

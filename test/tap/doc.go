@@ -30,7 +30,7 @@ const (
 	OpRename   Op = "rename"
 	OpUnlink   Op = "unlink"
 	OpMkdir    Op = "mkdir"
-	OpSend     Op = "send" // write to a socket; it is only shown
+	OpSend     Op = "send" // write to a socket; it can be the last call, and cannot fail
 )
 
 // Call is one call of the tapped process.

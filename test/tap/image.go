@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"bytes"
 	"errors"
 	"math/rand/v2"
 	"os"
@@ -184,7 +185,10 @@ func (f *file) torn(lets func() bool, sector int) []byte {
 	if f == nil {
 		return nil
 	}
-	b := append([]byte(nil), f.safe...)
+	if len(f.pending) == 0 {
+		return f.safe
+	}
+	b := bytes.Clone(f.safe)
 	for _, p := range f.pending {
 		if p.data == nil {
 			if lets() {
@@ -213,21 +217,12 @@ func writeSparse(path string, b []byte) error {
 		return err
 	}
 	err = f.Truncate(int64(len(b)))
-	const block = 4096
-	for at := 0; at < len(b) && err == nil; at += block {
-		part := b[at:min(at+block, len(b))]
-		if !empty(part) {
+	none := make([]byte, 64<<10)
+	for at := 0; at < len(b) && err == nil; at += len(none) {
+		part := b[at:min(at+len(none), len(b))]
+		if !bytes.Equal(part, none[:len(part)]) {
 			_, err = f.WriteAt(part, int64(at))
 		}
 	}
 	return errors.Join(err, f.Close())
-}
-
-func empty(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
 }

@@ -99,13 +99,25 @@ func (t *Tap) serve(n *notification) {
 	case err != nil || c == nil:
 		t.proceed(n) // what cannot be read here the kernel refuses by itself
 	case c.Op == OpSend:
-		t.observer.Begin(c)
-		t.proceed(n)
+		t.send(n, c)
 	case c.Op == OpSync:
 		t.syncs.Go(func() { t.decide(n, c) })
 	default:
 		t.decide(n, c)
 	}
+}
+
+// send lets a write to a socket be done, or the process die before or after it.
+func (t *Tap) send(n *notification, c *Call) {
+	a := t.observer.Begin(c)
+	if !a.Kill {
+		t.proceed(n)
+		return
+	}
+	if !a.Skip {
+		t.perform(c)
+	}
+	_ = unix.Kill(t.pid, unix.SIGKILL)
 }
 
 // decide does with a call what the observer says.
