@@ -125,7 +125,7 @@ func TestRelayd_PowerCutsLoseNothing(t *testing.T) {
 				})
 			}
 			sum.refused = rec.ledger.refused
-			t.Logf("seed %d, %d calls and replies recorded, %d power cuts; in sum of all cuts, but for the 4yz: %s", seed, rec.Len(), cuts, sum)
+			t.Logf("%s: seed %d, %d calls and replies recorded, %d power cuts; in sum of all cuts, but for the 4yz: %s", name, seed, rec.Len(), cuts, sum)
 		})
 	}
 }
