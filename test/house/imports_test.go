@@ -32,6 +32,7 @@ func allowed() map[string][]string {
 			"internal/sendermx", "queue", "smarthost"},
 		"test/demo":  {"internal/sandbox"},
 		"test/house": {},
+		"test/tap":   {},
 	}
 }
 
