@@ -13,9 +13,14 @@ var (
 	// errHostDown: the host failed while the caller waited for its turn.
 	errHostDown = errors.New("the host went down meanwhile")
 	errClosed   = errors.New("the relay is stopping")
-	// errLost: the connection broke that the caller's transaction was begun on. Nothing of its content was sent.
+	// errLost: the connection on which the caller's transaction was begun broke, or keeps it waiting for too long. Nothing
+	// of its content was sent.
 	errLost = errors.New("the connection broke before the transaction")
 )
+
+// followerPatience is how long a transaction that was begun behind a body waits for its turn before it looks whether
+// there is a free connection by now.
+const followerPatience = 10 * time.Second
 
 // maxUses is how many transactions one connection serves. A host with a smaller limit says 421 and is reconnected to.
 const maxUses = 1000
@@ -91,12 +96,31 @@ func (p *pool) get(ctx context.Context, fresh bool, tx *transaction) grant {
 		p.retireOldest()
 	}
 	p.mu.Unlock()
-	select {
-	case g := <-w.turn:
-		return g
-	case <-ctx.Done():
-		return grant{err: p.leave(ctx, w)}
+	impatience := time.NewTicker(followerPatience)
+	defer impatience.Stop()
+	for {
+		select {
+		case g := <-w.turn:
+			return g
+		case <-ctx.Done():
+			return grant{err: p.leave(ctx, w)}
+		case <-impatience.C:
+			if p.forsake(w) {
+				return grant{err: errLost}
+			}
+		}
 	}
+}
+
+// forsake gives up what w has begun behind a body that is not answered for long, if a connection is to be had elsewhere.
+func (p *pool) forsake(w *waiter) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !w.taken || len(w.turn) > 0 || len(p.idle) == 0 && p.open >= p.capacity() {
+		return false
+	}
+	w.abandoned = true
+	return true
 }
 
 // leave takes a caller that was cancelled out of the line, and gives back what it was handed meanwhile.

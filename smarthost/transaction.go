@@ -40,7 +40,7 @@ type transaction struct {
 	// recipients, then DATA at dataStep.
 	next, unread int
 	written      bool
-	// dotSent is set once the final dot went out whole.
+	// dotSent is set once the final dot went out, so that the host may take the message.
 	dotSent bool
 
 	// follow, when set, returns the transaction to be begun behind the body, if there is one; led says that there was.
@@ -102,6 +102,9 @@ func (t *transaction) run(content io.Reader, ready func()) error {
 		return err
 	}
 	switch {
+	case t.behind && t.confused():
+		t.c.spent = true
+		return nil
 	case t.data.Code != 354:
 		t.c.oweReset = t.mail.Positive()
 		return nil
@@ -304,23 +307,34 @@ func (t *transaction) writeBody(content io.Reader) error {
 	}
 	if err == nil {
 		t.c.seal(true)
-		err = d.close()
+		err = t.writeDot(d)
 	}
-	if err == nil && t.follow != nil {
+	switch {
+	case !t.dotSent:
+		t.c.seal(false)
+		return t.earlyReply(err)
+	case err != nil: // what went behind the dot is lost; the reply to the dot may still come
+		t.c.spent = true
+	}
+	return nil
+}
+
+// writeDot ends the body, with the envelope of the next message behind it if there is one, and notes whether the dot
+// went out.
+func (t *transaction) writeDot(d *dotWriter) error {
+	if err := d.close(); err != nil {
+		return err
+	}
+	end := t.c.sent + int64(t.c.bw.Buffered())
+	if t.follow != nil {
 		if next := t.follow(); next != nil {
 			t.led = true
 			next.beginBehind()
 		}
 	}
-	if err == nil {
-		err = t.c.bw.Flush()
-	}
-	if err != nil {
-		t.c.seal(false)
-		return t.earlyReply(err)
-	}
-	t.dotSent = true
-	return nil
+	err := t.c.bw.Flush()
+	t.dotSent = t.c.sent >= end
+	return err
 }
 
 // earlyReplyWait is how long a host that stopped reading the body is listened to.
@@ -341,7 +355,7 @@ func (t *transaction) earlyReply(err error) error {
 
 func (t *transaction) readDot() error {
 	defer t.c.seal(false)
-	if t.c.spent {
+	if !t.dotSent {
 		return nil
 	}
 	reply, err := t.c.receive(stageDot, t.c.timeouts.Dot)
