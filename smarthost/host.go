@@ -177,11 +177,16 @@ func (h *host) connection(ctx context.Context, t ticket, w *work, fresh bool) (*
 		}
 		g := h.pool.get(ctx, fresh, tx)
 		switch {
-		case errors.Is(g.err, errLost):
+		case errors.Is(g.err, errLate):
 			continue
 		case g.err != nil:
 			return nil, nil, h.unconnected(ctx, t, w, g.err)
-		case g.begun, g.c != nil && g.c.br.Buffered() == 0:
+		case g.begun:
+			return g.c, tx, outcome{}
+		case g.c != nil && g.c.br.Buffered() == 0:
+			if tx != nil && tx.behind { // begun on another connection, which broke
+				tx = nil
+			}
 			return g.c, tx, outcome{}
 		case g.c != nil: // whatever the host said unasked, most likely goodbye
 			h.pool.drop(g.c)
@@ -261,7 +266,7 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, tx *tra
 	stop := c.watch(ctx)
 	err = tx.run(content, func() {
 		h.well(t, w.m.ID, envelope.Reply{})
-		if tx.behind {
+		if tx.afterTaken {
 			h.order.proven.Store(true)
 		}
 	})

@@ -99,16 +99,12 @@ func (h *host) follower(c *conn) *transaction {
 
 // evidence returns what the replies that t had, and err, say. With stopped, the relay itself ended the waiting for them.
 func (t *transaction) evidence(err error, stopped bool) evidence {
-	if err == nil {
-		if t.led && complainsOfOrder(t.dot) || t.behind && !t.dotSent && t.confused() {
-			return disorder
-		}
-		return noDisorder
-	}
 	failed, _ := errors.AsType[*stageError](err)
 	_, garbage := errors.AsType[*notSMTPError](err)
-	waiting := t.led && t.dotSent || t.behind && t.data.IsZero()
+	waiting := t.next != nil && t.dotSent || t.behind && t.data.IsZero()
 	switch {
+	case t.next != nil && complainsOfOrder(t.dot) || t.behind && !t.dotSent && t.confused():
+		return disorder
 	case !waiting || failed == nil || t.unwritten != nil || failed.reply.Code == 421:
 		return noDisorder
 	case !failed.reply.IsZero() || garbage: // a reply that this command cannot have
@@ -117,7 +113,7 @@ func (t *transaction) evidence(err error, stopped bool) evidence {
 		return noDisorder
 	case isTimeout(err):
 		return disorder
-	case isLost(err) && (t.dotSent || t.mail.IsZero()):
+	case isLost(err) && (t.dotSent || !t.mail.Positive()):
 		return perhaps
 	}
 	return noDisorder
@@ -126,7 +122,7 @@ func (t *transaction) evidence(err error, stopped bool) evidence {
 // confused reports whether the replies to an envelope show that the host took its commands for something else, or that
 // they are the replies to something else.
 func (t *transaction) confused() bool {
-	if !t.mail.Positive() {
+	if !t.mail.Positive() { // or not answered
 		return complainsOfOrder(t.mail) || t.accepted > 0 || t.data.Code == 354
 	}
 	for _, r := range t.replies {
@@ -139,7 +135,7 @@ func (t *transaction) confused() bool {
 
 // refusedInCompany reports whether the host refused t while its envelope or body travelled with another's.
 func (t *transaction) refusedInCompany() bool {
-	return t.led && !t.dot.IsZero() && !t.dot.Positive() || t.behind && !t.dotSent
+	return t.next != nil && !t.dot.IsZero() && !t.dot.Positive() || t.behind && !t.dotSent
 }
 
 // refusal returns the reply to the dot if that is a refusal, or else the first reply that is one, if any.

@@ -13,9 +13,9 @@ var (
 	// errHostDown: the host failed while the caller waited for its turn.
 	errHostDown = errors.New("the host went down meanwhile")
 	errClosed   = errors.New("the relay is stopping")
-	// errLost: the connection on which the caller's transaction was begun broke, or keeps it waiting for too long. Nothing
-	// of its content was sent.
-	errLost = errors.New("the connection broke before the transaction")
+	// errLate: the connection on which the caller's transaction was begun keeps it waiting, and there is a better one by
+	// now. Nothing of its content was sent.
+	errLate = errors.New("the host takes its time with the message before")
 )
 
 // followerPatience is how long a transaction that was begun behind a body waits for its turn before it looks whether
@@ -106,7 +106,7 @@ func (p *pool) get(ctx context.Context, fresh bool, tx *transaction) grant {
 			return grant{err: p.leave(ctx, w)}
 		case <-impatience.C:
 			if p.forsake(w) {
-				return grant{err: errLost}
+				return grant{err: errLate}
 			}
 		}
 	}
@@ -261,20 +261,38 @@ func (p *pool) pass(c *conn) {
 	}
 }
 
-// drop forgets a connection that is of no more use, and closes it.
+// drop forgets a connection that is of no more use, and closes it. Its follower is first in line again.
 func (p *pool) drop(c *conn) {
 	c.close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	err := errLost
-	if p.closed {
-		err = errClosed
-	} else if c.generation != p.generation {
-		err = errHostDown
+	switch {
+	case p.closed:
+		p.handOver(c, errClosed)
+	case c.generation != p.generation:
+		p.handOver(c, errHostDown)
+	default:
+		p.putBack(c)
 	}
-	p.handOver(c, err)
 	p.ready--
 	p.gone(c)
+}
+
+// putBack gives the follower on c, which broke, another connection that is idle, or puts it back into the line. p.mu is
+// held.
+func (p *pool) putBack(c *conn) {
+	w := c.follower
+	c.follower = nil
+	if w == nil || w.abandoned {
+		return
+	}
+	w.tx, w.taken = nil, false
+	p.waiting = slices.Insert(p.waiting, 0, w)
+	if n := len(p.idle); n > 0 {
+		idle := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.wake(grant{c: idle})
+	}
 }
 
 // gone gives the place of c, which is closed, to the next. p.mu is held.

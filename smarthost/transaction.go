@@ -36,19 +36,20 @@ type transaction struct {
 	accepted int
 	// full is set when the host said that it takes no more recipients in this transaction.
 	full bool
-	// next is the command to write, unread the first whose reply is outstanding: stepReset, stepMail, then the
+	// step is the command to write, unread the first whose reply is outstanding: stepReset, stepMail, then the
 	// recipients, then DATA at dataStep.
-	next, unread int
+	step, unread int
 	written      bool
 	// dotSent is set once the final dot went out, so that the host may take the message.
 	dotSent bool
 
-	// follow, when set, returns the transaction to be begun behind the body, if there is one; led says that there was.
+	// follow, when set, returns the transaction to be begun behind the body, if there is one; next is what it returned.
 	follow func() *transaction
-	led    bool
-	// behind is set when the first group was written behind the body of another; unwritten is why it was not whole.
-	behind    bool
-	unwritten error
+	next   *transaction
+	// behind is set when the first group was written behind the body of another; unwritten is why it was not whole, and
+	// afterTaken says that the host has taken that other message.
+	behind, afterTaken bool
+	unwritten          error
 }
 
 // body is the form in which the content goes: write writes what it reads in that form, of size octets before
@@ -67,7 +68,7 @@ const (
 // newTransaction returns a transaction for a connection with these capabilities.
 func newTransaction(caps capabilities, env *envelope.Envelope, p place, b body, rcpts []int) *transaction {
 	return &transaction{caps: caps, env: env, place: p, body: b, rcpts: rcpts, replies: make([]envelope.Reply, len(rcpts)),
-		next: stepMail, unread: stepMail}
+		step: stepMail, unread: stepMail}
 }
 
 // begin gives the transaction its connection, unless it has that already.
@@ -77,7 +78,7 @@ func (t *transaction) begin(c *conn) {
 	}
 	t.c = c
 	if c.oweReset {
-		t.next, t.unread = stepReset, stepReset
+		t.step, t.unread = stepReset, stepReset
 	}
 }
 
@@ -152,7 +153,7 @@ func (t *transaction) exchangeEnvelope() error {
 		if err := t.writeGroup(); err != nil {
 			return err
 		}
-		if t.next == t.unread {
+		if t.step == t.unread {
 			break
 		}
 		if err := t.c.flush(t.stage(t.unread)); err != nil {
@@ -172,15 +173,15 @@ func (t *transaction) writeGroup() error {
 	if t.caps.pipelining {
 		window = maxGroup
 	}
-	for t.next-t.unread < window {
+	for t.step-t.unread < window {
 		if !t.more() {
 			t.written = true
 			return nil
 		}
-		if err := t.c.put(t.stage(t.next), t.command(t.next)); err != nil {
+		if err := t.c.put(t.stage(t.step), t.command(t.step)); err != nil {
 			return err
 		}
-		t.next++
+		t.step++
 	}
 	return nil
 }
@@ -188,16 +189,16 @@ func (t *transaction) writeGroup() error {
 // more reports whether there is another command to write, by what is known so far, and passes over recipients that the
 // host has no room for.
 func (t *transaction) more() bool {
-	if t.next > stepMail && t.unread > stepMail && !t.mail.Positive() {
+	if t.step > stepMail && t.unread > stepMail && !t.mail.Positive() {
 		return false
 	}
-	if t.full && t.next < t.dataStep() {
-		t.next, t.unread = t.dataStep(), t.dataStep()
+	if t.full && t.step < t.dataStep() {
+		t.step, t.unread = t.dataStep(), t.dataStep()
 	}
-	if t.next == t.dataStep() && t.unread == t.next && t.accepted == 0 {
+	if t.step == t.dataStep() && t.unread == t.step && t.accepted == 0 {
 		return false
 	}
-	return t.next <= t.dataStep()
+	return t.step <= t.dataStep()
 }
 
 func (t *transaction) command(step int) string {
@@ -224,7 +225,7 @@ func (t *transaction) stage(step int) string {
 
 // readGroup reads the replies to what writeGroup wrote.
 func (t *transaction) readGroup() error {
-	for ; t.unread < t.next; t.unread++ {
+	for ; t.unread < t.step; t.unread++ {
 		reply, err := t.c.receive(t.stage(t.unread), t.patience(t.unread))
 		if err == nil && (outOfPlace(t.unread == t.dataStep(), reply) || t.unread == stepReset && !reply.Positive()) {
 			err = &stageError{stage: t.stage(t.unread), reply: reply}
@@ -327,9 +328,8 @@ func (t *transaction) writeDot(d *dotWriter) error {
 	}
 	end := t.c.sent + int64(t.c.bw.Buffered())
 	if t.follow != nil {
-		if next := t.follow(); next != nil {
-			t.led = true
-			next.beginBehind()
+		if t.next = t.follow(); t.next != nil {
+			t.next.beginBehind()
 		}
 	}
 	err := t.c.bw.Flush()
@@ -366,5 +366,8 @@ func (t *transaction) readDot() error {
 		return err
 	}
 	t.dot = reply
+	if t.next != nil {
+		t.next.afterTaken = reply.Positive()
+	}
 	return nil
 }
