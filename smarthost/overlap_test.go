@@ -145,7 +145,10 @@ func (o *overlapping) wait() {
 }
 
 // wantEmpty fails the test unless the pool counts nothing and holds nothing.
-func wantEmpty(t *testing.T, p *pool) {
+func wantEmpty(t interface {
+	Helper()
+	Errorf(string, ...any)
+}, p *pool) {
 	t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
