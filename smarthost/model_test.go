@@ -53,7 +53,7 @@ type modelWorld struct {
 	letters     []*letter
 	calm        bool // no plan refuses anything and nothing is given up
 	log         safeBuffer
-	router      *Router
+	took        time.Duration // until the last delivery had ended
 
 	mu         sync.Mutex
 	conns      int // open at the relay's end
@@ -107,7 +107,9 @@ func drawWorld(rt *rapid.T) *modelWorld {
 		l.at = time.Duration(rapid.SampledFrom([]int{0, 0, 0, 1, 15, 40, 10000}).Draw(rt, "at")) * time.Millisecond
 		if !w.calm {
 			w.host.plans[i] = rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) plan { return drawPlan(rt, n) }), 0, 2).Draw(rt, "plans")
-			l.cancel = time.Duration(rapid.SampledFrom([]int{0, 0, 0, 0, 0, 1, 25, 70, 200}).Draw(rt, "cancel")) * time.Millisecond
+			if rapid.IntRange(0, 2).Draw(rt, "given up") == 2 {
+				l.cancel = time.Duration(rapid.IntRange(1, 250).Draw(rt, "cancel")) * time.Millisecond
+			}
 		}
 		w.letters = append(w.letters, l)
 	}
@@ -144,7 +146,7 @@ func (w *modelWorld) run(rt *rapid.T) {
 	if err != nil {
 		rt.Fatal(err)
 	}
-	w.router = r
+	start := time.Now()
 	var wg sync.WaitGroup
 	for _, l := range w.letters {
 		wg.Go(func() {
@@ -159,9 +161,13 @@ func (w *modelWorld) run(rt *rapid.T) {
 		})
 	}
 	wg.Wait()
+	w.took = time.Since(start)
 	if err := r.Close(context.Background()); err != nil {
 		rt.Error(err)
 	}
+	p := r.table.Load().routes[0].hosts[0].pool
+	wantEmpty(rt, p)
+	p.abort() // so that the test also ends when that fails
 	w.host.open.Wait()
 	line.open.Wait()
 	synctest.Wait()
@@ -174,9 +180,11 @@ func (w *modelWorld) check(rt *rapid.T) {
 	if w.mostAtOnce > w.connections || w.conns != 0 {
 		rt.Errorf("%d connections at once, %d are allowed; %d are left", w.mostAtOnce, w.connections, w.conns)
 	}
-	wantEmpty(rt, w.router.table.Load().routes[0].hosts[0].pool)
 	if n := strings.Count(w.log.String(), "lock-step"); n > 1 || n == 1 && w.host.disorder == keepsOrder && w.calm {
 		rt.Errorf("the log says %d times that the host, which %s, is out of step:\n%s", n, w.host.disorder, w.log.String())
+	}
+	if w.took > 15*time.Second && w.host.disorder != throwsAway {
+		rt.Errorf("a delivery waited for something that could not come: it took %v", w.took)
 	}
 	for i, l := range w.letters {
 		w.checkLetter(rt, i, l)

@@ -385,6 +385,63 @@ func TestOverlap_HostWithout8BITMIME(t *testing.T) {
 	}
 }
 
+// The second message is behind a body on a connection that breaks, and another connection has become free meanwhile. It
+// begins there anew.
+func TestOverlap_ConnectionBreaksWhenAnotherIsFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		h := p.hosts["one:25"]
+		h.pipelining = true
+		r := p.router(t, limit(2), "one:25")
+		wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+		var dots atomic.Int32
+		h.set(func(h *peer) {
+			h.answer = func(line string) string {
+				if line != "." {
+					return ""
+				}
+				switch dots.Add(1) {
+				case 1: // the other message
+					time.Sleep(5 * time.Second)
+				case 2: // the first one
+					time.Sleep(8 * time.Second)
+					return hangUp
+				}
+				return ""
+			}
+		})
+		var wg sync.WaitGroup
+		wg.Go(func() { wantDelivered(t, r.Deliver(t.Context(), "isp", mailOf("other")), "one:25") })
+		settle()
+		rest := make(chan struct{})
+		first := mailOf("first")
+		open := first.Open
+		first.Open = func() (io.ReadCloser, error) {
+			content, err := open()
+			return heldBack{content, rest}, err
+		}
+		wg.Go(func() {
+			if a := r.Deliver(t.Context(), "isp", first); !a.PossibleDuplicate {
+				t.Error(show(a))
+			}
+		})
+		settle()
+		start := time.Now()
+		wg.Go(func() {
+			wantDelivered(t, r.Deliver(t.Context(), "isp", mailOf("second")), "one:25")
+			if took := time.Since(start); took != 9*time.Second {
+				t.Errorf("the second message took %v; the connection broke after 9 s", took)
+			}
+		})
+		settle()
+		close(rest)
+		wg.Wait()
+		if n := h.see().opened; n != 2 {
+			t.Errorf("%d connections were opened", n)
+		}
+	})
+}
+
 // A message behind a body that is not answered for long goes another way when there is one.
 func TestOverlap_SlowDotDoesNotHoldUpTheNextWhenAConnectionIsFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
