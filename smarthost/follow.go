@@ -122,4 +122,3 @@ func (p *pool) leave(ctx context.Context, w *waiter) error {
 	}
 	return context.Cause(ctx)
 }
-

@@ -183,7 +183,11 @@ func (w *modelWorld) check(rt *rapid.T) {
 	if n := strings.Count(w.log.String(), "lock-step"); n > 1 || n == 1 && w.host.disorder == keepsOrder && w.calm {
 		rt.Errorf("the log says %d times that the host, which %s, is out of step:\n%s", n, w.host.disorder, w.log.String())
 	}
-	if w.took > 15*time.Second && w.host.disorder != throwsAway {
+	patience := 15 * time.Second
+	if w.host.disorder == throwsAway {
+		patience += 3 * unprovenPatience
+	}
+	if w.took > patience {
 		rt.Errorf("a delivery waited for something that could not come: it took %v", w.took)
 	}
 	for i, l := range w.letters {

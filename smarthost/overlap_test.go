@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,7 +14,6 @@ import (
 	"time"
 
 	"relayd/internal/envelope"
-	"relayd/internal/sandbox"
 )
 
 // What can happen to a transaction, its message, its pool and its host while its envelope travels behind the body of
@@ -101,14 +99,8 @@ func (o *overlapping) begin(t *testing.T, second envelope.Message, change func(*
 		}
 	})
 	o.ctx, o.cancel = context.WithCancel(t.Context())
-	rest := make(chan struct{})
-	m := mailOf("first")
-	open := m.Open
-	m.Open = func() (io.ReadCloser, error) {
-		content, err := open()
-		return heldBack{content, rest}, err
-	}
-	o.wg.Go(func() { o.first = o.router.Deliver(t.Context(), "isp", m) })
+	first, release := held(mailOf("first"))
+	o.wg.Go(func() { o.first = o.router.Deliver(t.Context(), "isp", first) })
 	settle()
 	o.wg.Go(func() {
 		defer func() { o.panicked = recover() }()
@@ -116,7 +108,7 @@ func (o *overlapping) begin(t *testing.T, second envelope.Message, change func(*
 		o.secondEnd = time.Now()
 	})
 	settle()
-	close(rest)
+	release()
 	settle()
 	if o.host().pool.waits() > 0 {
 		t.Fatal("the second message still waits for a connection")
@@ -127,6 +119,17 @@ func (o *overlapping) begin(t *testing.T, second envelope.Message, change func(*
 func settle() {
 	time.Sleep(time.Second)
 	synctest.Wait()
+}
+
+// held returns m with content that cannot be read before release is called.
+func held(m envelope.Message) (envelope.Message, func()) {
+	until := make(chan struct{})
+	open := m.Open
+	m.Open = func() (io.ReadCloser, error) {
+		content, err := open()
+		return heldBack{content, until}, err
+	}
+	return m, func() { close(until) }
 }
 
 func (p *pool) waits() int {
@@ -351,199 +354,6 @@ func TestOverlap_LineBreaksBehindTheDot(t *testing.T) {
 					t.Errorf("a message that the host has taken is not marked: %s", show(o.first))
 				}
 			})
-		})
-	}
-}
-
-// A host without 8BITMIME: ASCII content follows a body there as anywhere; other content is looked at, and encoded, first.
-func TestOverlap_HostWithout8BITMIME(t *testing.T) {
-	for name, c := range map[string]struct {
-		text    string
-		overlap bool
-	}{"ASCII": {"hello\r\n", true}, "8-bit": {"Gr\xfc\xdfe\r\n", false}} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				p := newPeers("one:25")
-				h := p.hosts["one:25"]
-				h.answer = at("EHLO", "250-peer\r\n250 PIPELINING")
-				var wrote safeBuffer
-				r := p.router(t, func(o *Options) { o.Routes[0].MaxConnections, o.Dial = 1, tapped(o.Dial, &wrote) }, "one:25")
-				wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
-				h.set(func(h *peer) { h.answer = slowAtDot(time.Second) })
-				m := mail("MIME-Version: 1.0\r\nContent-Type: text/plain; charset=iso-8859-1\r\n\r\n" + c.text)
-				var wg sync.WaitGroup
-				for range 3 {
-					wg.Go(func() { wantDelivered(t, r.Deliver(t.Context(), "isp", m), "one:25") })
-				}
-				time.Sleep(time.Second * 3 / 2) // the host has the second body, and the third message has waited for it
-				if out := strings.Count(wrote.String(), "MAIL FROM") > 3; out != c.overlap {
-					t.Errorf("an envelope is behind the body: %v", out)
-				}
-				wg.Wait()
-			})
-		})
-	}
-}
-
-// The second message is behind a body on a connection that breaks, and another connection has become free meanwhile. It
-// begins there anew.
-func TestOverlap_ConnectionBreaksWhenAnotherIsFree(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPeers("one:25")
-		h := p.hosts["one:25"]
-		h.pipelining = true
-		r := p.router(t, limit(2), "one:25")
-		wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
-		var dots atomic.Int32
-		h.set(func(h *peer) {
-			h.answer = func(line string) string {
-				if line != "." {
-					return ""
-				}
-				switch dots.Add(1) {
-				case 1: // the other message
-					time.Sleep(5 * time.Second)
-				case 2: // the first one
-					time.Sleep(8 * time.Second)
-					return hangUp
-				}
-				return ""
-			}
-		})
-		var wg sync.WaitGroup
-		wg.Go(func() { wantDelivered(t, r.Deliver(t.Context(), "isp", mailOf("other")), "one:25") })
-		settle()
-		rest := make(chan struct{})
-		first := mailOf("first")
-		open := first.Open
-		first.Open = func() (io.ReadCloser, error) {
-			content, err := open()
-			return heldBack{content, rest}, err
-		}
-		wg.Go(func() {
-			if a := r.Deliver(t.Context(), "isp", first); !a.PossibleDuplicate {
-				t.Error(show(a))
-			}
-		})
-		settle()
-		start := time.Now()
-		wg.Go(func() {
-			wantDelivered(t, r.Deliver(t.Context(), "isp", mailOf("second")), "one:25")
-			if took := time.Since(start); took != 9*time.Second {
-				t.Errorf("the second message took %v; the connection broke after 9 s", took)
-			}
-		})
-		settle()
-		close(rest)
-		wg.Wait()
-		if n := h.see().opened; n != 2 {
-			t.Errorf("%d connections were opened", n)
-		}
-	})
-}
-
-// A message behind a body that is not answered for long goes another way when there is one.
-func TestOverlap_SlowDotDoesNotHoldUpTheNextWhenAConnectionIsFree(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPeers("one:25")
-		h := p.hosts["one:25"]
-		h.pipelining = true
-		r := p.router(t, limit(2), "one:25")
-		deliverAll(t, r, 4)
-		h.set(func(h *peer) {
-			var slow atomic.Bool
-			h.answer = func(line string) string {
-				if line == "." {
-					time.Sleep(time.Second)
-					if !slow.Swap(true) {
-						time.Sleep(9 * time.Minute)
-					}
-				}
-				return ""
-			}
-		})
-		start := time.Now()
-		took := make([]time.Duration, 12)
-		var wg sync.WaitGroup
-		for i := range took {
-			wg.Go(func() {
-				wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
-				took[i] = time.Since(start)
-			})
-		}
-		wg.Wait()
-		late := 0
-		for _, d := range took {
-			if d > time.Minute {
-				late++
-			}
-		}
-		if late != 1 {
-			t.Errorf("%d messages were held up by one: %v", late, took)
-		}
-		if n := h.see().transactions; n != 16 {
-			t.Errorf("the host took %d messages, want each of the 16 once", n)
-		}
-	})
-}
-
-func TestOverlap_ConnectionServesABoundedNumberOfTransactions(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPeers("one:25")
-		p.hosts["one:25"].pipelining = true
-		r := p.router(t, limit(1), "one:25")
-		deliverBacklog(t, r, 2*maxUses+1, func(int) envelope.Message { return mail(hello) })
-		if h := p.hosts["one:25"].see(); h.opened != 3 || h.quits != 2 || h.transactions != 2*maxUses+1 {
-			t.Errorf("%d connections, %d QUIT, %d messages", h.opened, h.quits, h.transactions)
-		}
-	})
-}
-
-// A host that refuses a body before it has read it to the end, and one that hangs up then, over TLS: what was said is
-// the first message's, and the one behind it is delivered.
-func TestOverlap_EarlyRefusalOfTheFirstBody(t *testing.T) {
-	for name, drop := range map[string]bool{"reads on": false, "hangs up": true} {
-		t.Run(name, func(t *testing.T) {
-			s := startSandbox(t, strict(sandbox.Options{}))
-			route := login(ModeStartTLS)
-			route.MaxConnections = 1
-			g := newRig(t, route, s)
-			wantDelivered(t, g.deliver(t, mail(hello)), s.Addr())
-			err := s.Inject(sandbox.Fault{Stage: sandbox.StageBody, Match: "big@", After: 10000, Reply: "552 5.3.4 too big", Drop: drop})
-			if err != nil {
-				t.Fatal(err)
-			}
-			big := mailOf("big")
-			body := strings.Repeat(strings.Repeat("x", 78)+"\r\n", 1<<14)
-			big.Size = int64(len(body))
-			rest := make(chan struct{})
-			big.Open = func() (io.ReadCloser, error) {
-				return heldBack{io.NopCloser(strings.NewReader(body)), rest}, nil
-			}
-			var wg sync.WaitGroup
-			wg.Go(func() {
-				a := g.deliver(t, big)
-				if a.Site != nil || a.Results[0].Failure == nil || a.Results[0].Failure.Reply.Code != 552 {
-					t.Error(show(a))
-				}
-			})
-			h := g.table.Load().routes[0].hosts[0]
-			for deadline := time.Now().Add(10 * time.Second); s.Stats().Transactions < 2; runtime.Gosched() {
-				if time.Now().After(deadline) {
-					t.Fatal("the big message does not begin")
-				}
-			}
-			wg.Go(func() { wantDelivered(t, g.deliver(t, mailOf("small")), s.Addr()) })
-			for deadline := time.Now().Add(10 * time.Second); h.pool.waits() == 0; runtime.Gosched() {
-				if time.Now().After(deadline) {
-					t.Fatal("the small message does not wait")
-				}
-			}
-			close(rest)
-			wg.Wait()
-			if n := len(s.Messages()); n != 2 {
-				t.Errorf("%d messages were taken", n)
-			}
 		})
 	}
 }
