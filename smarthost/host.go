@@ -124,7 +124,8 @@ func (h *host) prepare(w *work) *transaction {
 	h.mu.Lock()
 	caps, known, secured := h.caps, h.known, h.tls != ""
 	h.mu.Unlock()
-	if !known || !caps.pipelining || h.order.strict.Load() || w.doubt.host == h || unfit(&w.m, w.m.Size, caps, secured, h.place) != nil {
+	if !known || !caps.pipelining || h.order.strict.Load() || w.doubt.host == h ||
+		unfit(&w.m, w.m.Size, caps, secured, h.place) != nil {
 		return nil
 	}
 	if !caps.eightBit {

@@ -148,11 +148,13 @@ func (t *transaction) refusal() envelope.Reply {
 	return envelope.Reply{}
 }
 
-// complainsOfOrder reports whether a reply refuses the order of commands and not what they say.
+// complainsOfOrder reports whether a reply refuses the order of commands and not what they say. The words are whole ones,
+// since replies also quote addresses: "pipeline@example.com" is none of them.
 func complainsOfOrder(r envelope.Reply) bool {
 	if r.Code == 500 || r.Code == 503 {
 		return true
 	}
 	text := strings.ToLower(r.Text)
-	return r.Code >= 400 && (strings.Contains(text, "synchroni") || strings.Contains(text, "pipelin"))
+	return r.Code >= 400 && (strings.Contains(text, "pipelining") ||
+		strings.Contains(text, "synchronization error") || strings.Contains(text, "synchronisation error"))
 }
