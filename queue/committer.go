@@ -270,7 +270,11 @@ func (c *committer) recover(batch []*request, cause error) {
 		r.done(errStore)
 	}
 	for pause := reopenPause; ; pause = min(2*pause, reopenMax) {
-		err := c.reopen(append(undo, collect(kept)...))
+		again := collect(kept)
+		for _, ch := range again {
+			ch.again = true
+		}
+		err := c.reopen(append(undo, again...))
 		if err == nil {
 			break
 		}

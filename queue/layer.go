@@ -28,7 +28,7 @@ type delta struct {
 // delta returns what c puts and removes. It must be encoded, and not be one of those that go to the database at once.
 func (c *change) delta() delta {
 	d := delta{id: c.id, envelope: c.putValue, body: c.body, history: c.historyValue, remove: c.remove,
-		intake: c.hasNew && !c.hasOld && c.putValue != nil}
+		intake: c.hasNew && !c.hasOld && c.putValue != nil && !c.again}
 	if c.hasOld && (!c.hasNew || c.oldSlot != c.newSlot) {
 		d.oldDue = c.oldSlot.key()
 	}

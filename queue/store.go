@@ -63,6 +63,8 @@ type change struct {
 	hasOld  bool
 	hasNew  bool
 	remove  bool    // the record and its content go
+	// again is set when the change was committed before, in a commit that failed: it may be in the store already.
+	again bool
 	history *record // the line of history that stays
 	// quarantine sets the stored record aside as it is, for a person to look at.
 	quarantine string
@@ -107,7 +109,9 @@ func boltOptions() *bolt.Options {
 	return &bolt.Options{
 		// Without a timeout Open waits for ever for the lock of another process.
 		Timeout:        100 * time.Millisecond,
-		NoFreelistSync: true,
+		// Without the freelist in the file an open reads the head of every page, and maps them all: for a million messages a
+		// gigabyte. It costs little, since the journal makes transactions few.
+		NoFreelistSync: false,
 		FreelistType:   bolt.FreelistMapType,
 		// A commit that must remap waits for open readers; address space is cheap.
 		InitialMmapSize: 1 << 30,
@@ -473,7 +477,7 @@ func openBuckets(tx *bolt.Tx) buckets {
 	b := buckets{tx.Bucket(bucketEnvelopes()), tx.Bucket(bucketBodies()), tx.Bucket(bucketDue()),
 		tx.Bucket(bucketHistory()), tx.Bucket(bucketQuarantine())}
 	// Keys rise with time: pages are filled, not halved.
-	for _, rising := range []*bolt.Bucket{b.envelopes, b.bodies, b.history} {
+	for _, rising := range []*bolt.Bucket{b.envelopes, b.bodies, b.history, b.due} {
 		rising.FillPercent = 0.9
 	}
 	return b

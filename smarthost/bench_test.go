@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -46,7 +48,8 @@ func serveSink(nc net.Conn, pipelining bool) {
 			}
 		case bytes.HasPrefix(line, []byte("EHLO")):
 			if pipelining {
-				bw.WriteString("250-PIPELINING\r\n")
+				bw.WriteString("250-sink\r\n")
+				bw.WriteString("250-8BITMIME\r\n")
 				bw.WriteString("250-PIPELINING\r\n")
 			}
 			bw.WriteString("250 SIZE\r\n")
@@ -56,6 +59,40 @@ func serveSink(nc net.Conn, pipelining bool) {
 		default:
 			bw.WriteString("250 2.1.0 ok\r\n")
 		}
+	}
+}
+
+// BenchmarkDeliverBacklog has as many deliveries waiting for one connection as the router has use for.
+func BenchmarkDeliverBacklog(b *testing.B) {
+	small := hello + strings.Repeat(strings.Repeat("x", 78)+"\r\n", 2048/80)
+	for _, c := range []struct {
+		name       string
+		pipelining bool
+	}{{"lock-step/2KiB", false}, {"pipelined/2KiB", true}} {
+		b.Run(c.name, func(b *testing.B) {
+			r, err := New(Options{Hostname: "relay.example.com",
+				Routes: []Route{{Name: "isp", Hosts: []string{sink(b, c.pipelining)}, TLS: ModeOff, MaxConnections: 1}}})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer r.Close(b.Context())
+			m := mail(small)
+			b.SetBytes(int64(len(small)))
+			b.ReportAllocs()
+			var left atomic.Int64
+			left.Store(int64(b.N))
+			var workers sync.WaitGroup
+			for range r.Concurrency("isp") {
+				workers.Go(func() {
+					for left.Add(-1) >= 0 {
+						if a := r.Deliver(b.Context(), "isp", m); a.Site != nil || a.Results[0].Failure != nil {
+							b.Error(show(a))
+						}
+					}
+				})
+			}
+			workers.Wait()
+		})
 	}
 }
 

@@ -62,6 +62,8 @@ type conn struct {
 	caps capabilities
 	// tls and mech say how the session is secured and logged in: "TLS 1.3" and "PLAIN", or nothing.
 	tls, mech string
+	// sent counts the octets that were written below bw.
+	sent int64
 	// uses counts finished transactions; one that has served before may have been closed by the host since.
 	uses int
 	// oweReset is set when a transaction was left open, so that RSET must come before the next MAIL.
@@ -196,6 +198,7 @@ func (w blockWriter) Write(p []byte) (n int, err error) {
 		w.c.armWrite(w.c.timeouts.Block)
 		m, err := w.c.nc.Write(block)
 		n += m
+		w.c.sent += int64(m)
 		if err != nil {
 			return n, err
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -26,6 +27,9 @@ import (
 //	> from=a@example.com to=b@example.net,c@example.net   a delivery; also body="quoted", utf8, requiretls, 8bit, 7bit, ret=,
 //	                                                      envid=, notify=, orcpt=, size= (as stored), fail (content cannot be read)
 //	= b@example.net delivered 250 2.0.0 Ok                what it came to, a line each
+//	& from=a@example.com to=b@example.net                 one more delivery at the same time: it begins when the body of the
+//	                                                      first is asked for, behind those that wait already
+//	warns that it is out of step                          the words of a warning that the log has once; without, it has none
 //	connection                                            a connection that the relay opens
 //	S: 220 hello                                          a line that the host sends
 //	C: EHLO relay.example.com                             a line that the relay must send
@@ -38,6 +42,7 @@ import (
 
 type dialogue struct {
 	route       Route
+	warns       []string
 	deliveries  []delivery
 	connections [][]string
 	hosts       int
@@ -45,6 +50,7 @@ type dialogue struct {
 
 type delivery struct {
 	m    envelope.Message
+	with bool // the one before it
 	want []string
 }
 
@@ -68,15 +74,28 @@ func runDialogue(t *testing.T, d dialogue) {
 		hosts = append(hosts, fmt.Sprintf("host%d.example.com:25", i+1))
 	}
 	d.route.Hosts = hosts
-	r, err := New(Options{Hostname: "relay.example.com", Routes: []Route{d.route}, Dial: s.dial})
+	var log safeBuffer
+	r, err := New(Options{Hostname: "relay.example.com", Routes: []Route{d.route}, Dial: s.dial,
+		Log: slog.New(slog.NewTextHandler(&log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, dl := range d.deliveries {
-		got := describe(dl.m.Envelope, r.Deliver(context.Background(), "isp", dl.m))
-		if g, w := strings.Join(got, "\n"), strings.Join(dl.want, "\n"); g != w {
-			t.Errorf("delivery %d came to\n%s\nwant\n%s", i+1, g, w)
+	for i, n := 0, 0; i < len(d.deliveries); i += n {
+		for n = 1; i+n < len(d.deliveries) && d.deliveries[i+n].with; n++ {
 		}
+		for j, got := range deliverTogether(r, d.deliveries[i:i+n]) {
+			if g, w := strings.Join(got, "\n"), strings.Join(d.deliveries[i+j].want, "\n"); g != w {
+				t.Errorf("delivery %d came to\n%s\nwant\n%s", i+j+1, g, w)
+			}
+		}
+	}
+	for _, words := range d.warns {
+		if n := strings.Count(log.String(), words); n != 1 {
+			t.Errorf("the log has %q %d times:\n%s", words, n, log.String())
+		}
+	}
+	if len(d.warns) == 0 && contains(log.String(), "lock-step") {
+		t.Errorf("the host is held to be out of step:\n%s", log.String())
 	}
 	if err := r.Close(context.Background()); err != nil {
 		t.Error(err)
@@ -85,6 +104,40 @@ func runDialogue(t *testing.T, d dialogue) {
 	if s.opened != len(d.connections) {
 		t.Errorf("%d connections were opened, want %d", s.opened, len(d.connections))
 	}
+}
+
+// deliverTogether makes deliveries at the same time, in their order, and returns what they came to. The body of the first
+// comes when all others wait for their turn.
+func deliverTogether(r *Router, all []delivery) [][]string {
+	rest := make(chan struct{})
+	out := make([][]string, len(all))
+	var wg sync.WaitGroup
+	for i, dl := range all {
+		if open := dl.m.Open; i == 0 && len(all) > 1 {
+			dl.m.Open = func() (io.ReadCloser, error) {
+				content, err := open()
+				return heldBack{content, rest}, err
+			}
+		}
+		wg.Go(func() { out[i] = describe(dl.m.Envelope, r.Deliver(context.Background(), "isp", dl.m)) })
+		if len(all) > 1 {
+			synctest.Wait()
+		}
+	}
+	close(rest)
+	wg.Wait()
+	return out
+}
+
+// heldBack is content that can be read once until is closed.
+type heldBack struct {
+	io.ReadCloser
+	until <-chan struct{}
+}
+
+func (h heldBack) Read(p []byte) (int, error) {
+	<-h.until
+	return h.ReadCloser.Read(p)
 }
 
 // script plays the host's part of the connections, in order.
@@ -214,8 +267,10 @@ func readDialogue(t *testing.T, file string) (d dialogue) {
 			d.route.Username, d.route.Password, _ = strings.Cut(rest, " ")
 		case "hosts":
 			d.hosts, _ = strconv.Atoi(rest)
-		case ">":
-			d.deliveries = append(d.deliveries, delivery{m: parseDelivery(t, rest)})
+		case ">", "&":
+			d.deliveries = append(d.deliveries, delivery{m: parseDelivery(t, rest), with: verb == "&"})
+		case "warns":
+			d.warns = append(d.warns, rest)
 		case "=":
 			last := &d.deliveries[len(d.deliveries)-1]
 			last.want = append(last.want, rest)

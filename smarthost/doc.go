@@ -19,6 +19,8 @@
 //   - The host is this relay itself, by its address or its name: a site failure, before any mail could go in a circle.
 //   - The connection is lost after the final dot and before its reply: nobody knows whether the host took the message
 //     (RFC 1047). The attempt fails for now and is marked as a possible duplicate; no other host gets the message.
+//   - The host cannot take the body of a message and the envelope of the next as one group, as RFC 2920 lets them travel
+//     where PIPELINING is offered: it is used in lock-step from then on. What it refuses for that reason goes again.
 //   - A connection kept from an earlier transaction turns out to be dead before DATA was answered: a new one replaces
 //     it, and nobody hears of it.
 //

@@ -125,7 +125,8 @@ func (h *host) prepare(w *work) *transaction {
 	h.mu.Lock()
 	caps, known, secured := h.caps, h.known, h.tls != ""
 	h.mu.Unlock()
-	if !known || !caps.pipelining || h.order.strict.Load() || unfit(&w.m, w.m.Size, caps, secured, h.place) != nil {
+	if !known || !caps.pipelining || h.order.strict.Load() || w.doubt.host == h ||
+		unfit(&w.m, w.m.Size, caps, secured, h.place) != nil {
 		return nil
 	}
 	if !caps.eightBit {
@@ -178,11 +179,16 @@ func (h *host) connection(ctx context.Context, t ticket, w *work, fresh bool) (*
 		}
 		g := h.pool.get(ctx, fresh, tx)
 		switch {
-		case errors.Is(g.err, errLost):
+		case errors.Is(g.err, errLate):
 			continue
 		case g.err != nil:
 			return nil, nil, h.unconnected(ctx, t, w, g.err)
-		case g.begun, g.c != nil && g.c.br.Buffered() == 0:
+		case g.begun:
+			return g.c, tx, outcome{}
+		case g.c != nil && g.c.br.Buffered() == 0:
+			if tx != nil && tx.behind { // begun on another connection, which broke
+				tx = nil
+			}
 			return g.c, tx, outcome{}
 		case g.c != nil: // whatever the host said unasked, most likely goodbye
 			h.pool.drop(g.c)
@@ -257,28 +263,29 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, tx *tra
 	}
 	defer content.Close()
 	tx.begin(c)
-	if c.caps.pipelining {
-		tx.follow = func() *transaction { return h.pool.follower(c) }
+	if c.caps.pipelining && w.doubt.host != h {
+		tx.follow = func() *transaction { return h.follower(c) }
 	}
 	c.allow(transactionPatience + time.Duration(len(tx.rcpts))*recipientPatience)
 	stop := c.watch(ctx)
-	err = tx.run(content, func() { h.well(t, w.m.ID, envelope.Reply{}) })
+	err = tx.run(content, func() {
+		h.well(t, w.m.ID, envelope.Reply{})
+		if tx.afterTaken {
+			h.order.proven.Store(true)
+		}
+	})
 	stopped := !stop()
 	c.allow(0)
-	if !stopped && tx.outOfStep(err) {
-		h.distrust(w.m.ID, tx, err)
-		h.pool.drop(c)
-		return outcome{stale: true}
-	}
 	// What it came to is known before the next in line may use the connection's place.
+	again := h.heed(w, tx, err, stopped)
 	var o outcome
-	if err != nil {
+	switch {
+	case err != nil:
 		o = h.interrupted(ctx, t, tx, w, err)
-	} else {
+	case again:
+		o = outcome{more: true}
+	default:
 		o = h.concluded(t, tx, w)
-	}
-	if tx.behind && err == nil {
-		h.order.proven.Store(true)
 	}
 	c.uses++
 	if err != nil || stopped || c.spent {
@@ -287,18 +294,6 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, tx *tra
 		h.pool.put(c)
 	}
 	return o
-}
-
-// distrust uses the host in lock-step from now on.
-func (h *host) distrust(id string, tx *transaction, err error) {
-	if h.order.strict.Swap(true) {
-		return
-	}
-	reply := tx.last().String()
-	if err != nil {
-		reply = err.Error()
-	}
-	h.log.Warn("the host offers PIPELINING and answers out of step; it is used in lock-step from now on", "queue_id", id, "reply", reply)
 }
 
 // concluded settles a transaction that came to its end.

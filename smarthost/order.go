@@ -12,58 +12,149 @@ import (
 // order is what is known of how a host keeps commands and replies in step when the envelope of a message travels behind
 // the body of the one before it. A host that does not is used in lock-step from then on, until the relay is restarted.
 type order struct {
-	// proven is set once such an envelope was answered as it should be, strict once one was not.
+	// proven is set once such an envelope was answered as it should be, and strict once a host is used in lock-step.
 	proven, strict atomic.Bool
-	// hangups counts the connections that ended where the first replies were due.
-	hangups atomic.Int32
+	// doubts counts what may be a sign of disorder, and may be chance.
+	doubts atomic.Int32
 }
 
 const (
-	// unprovenPatience is how long an envelope behind a body is waited for at a host that never answered one: hosts that
-	// throw away what comes with a body do not answer at all.
+	// unprovenPatience is how long the replies to an envelope behind a body are waited for at a host that never answered
+	// one: hosts that throw away what comes with a body do not answer at all.
 	unprovenPatience = time.Minute
-	// maxHangups is how many connections may end instead; hosts with a limit of messages for each do that too.
-	maxHangups = 2
+	// maxDoubts is how many doubts end the trial.
+	maxDoubts = 2
 )
 
-// outOfStep reports whether the replies that t had, or err, show a host that cannot take the body of one message and the
-// envelope of the next as one group. Neither message has been accepted then.
-func (t *transaction) outOfStep(err error) bool {
-	switch {
-	case t.led && complainsOfOrder(t.dot):
-		return true
-	case !t.behind || t.dotSent:
-		return false
-	case err == nil:
-		return complainsOfOrder(t.mail) || t.mail.Positive() && (t.anyRcpt(complainsOfOrder) || t.accepted > 0 && complainsOfOrder(t.data))
-	}
-	failed, _ := errors.AsType[*stageError](err)
-	switch {
-	case failed == nil || t.unwritten != nil || failed.reply.Code == 421:
-		return false
-	case !failed.reply.IsZero(): // positive, to another command
-		return true
-	}
-	if _, garbage := errors.AsType[*notSMTPError](err); garbage {
-		return true
-	}
-	return !t.c.order.proven.Load() && t.mail.IsZero() && (isTimeout(err) || isLost(err) && t.c.order.hangups.Add(1) >= maxHangups)
+// doubt is a refusal that a message met at a host that may not have kept step. It is not believed: the message goes there
+// again, by itself, and what is said then counts.
+type doubt struct {
+	host  *host
+	reply envelope.Reply
 }
 
-// complainsOfOrder reports whether a reply refuses the order of commands and not what they say.
+// evidence is what the replies to a transaction say of the host's keeping in step.
+type evidence uint8
+
+const (
+	noDisorder evidence = iota
+	// perhaps: connections also end, and mail is also refused, for other reasons.
+	perhaps
+	disorder
+)
+
+// heed draws the conclusions for the order of commands at this host from what tx, which ended with err, was answered. It
+// reports whether w is to be handed on again without another's envelope or body beside it, because the refusal that it
+// met may not have been meant for it. The host has not accepted the message then.
+func (h *host) heed(w *work, tx *transaction, err error, stopped bool) (again bool) {
+	switch tx.evidence(err, stopped) {
+	case disorder:
+		h.distrust(w.m.ID, tx.refusal(), err)
+		if err == nil {
+			tx.c.spent = true
+			return true
+		}
+	case perhaps:
+		h.mistrust(w.m.ID, tx.refusal(), err)
+	}
+	switch {
+	case w.doubt.host == h:
+		if tx.dot.Positive() {
+			h.mistrust(w.m.ID, w.doubt.reply, nil)
+			w.doubt = doubt{}
+		}
+	case err == nil && !h.order.proven.Load() && tx.refusedInCompany():
+		w.doubt = doubt{h, tx.refusal()}
+		return true
+	}
+	return false
+}
+
+// mistrust counts a doubt.
+func (h *host) mistrust(id string, reply envelope.Reply, err error) {
+	if h.order.doubts.Add(1) >= maxDoubts {
+		h.distrust(id, reply, err)
+	}
+}
+
+// distrust uses the host in lock-step from now on.
+func (h *host) distrust(id string, reply envelope.Reply, err error) {
+	if h.order.strict.Swap(true) {
+		return
+	}
+	said := reply.String()
+	if err != nil {
+		said = err.Error()
+	}
+	h.log.Warn("the host offers PIPELINING and answers out of step; it is used in lock-step from now on", "queue_id", id, "reply", said)
+}
+
+// follower returns the transaction that may begin behind the body on c, or nil.
+func (h *host) follower(c *conn) *transaction {
+	if h.order.strict.Load() {
+		return nil
+	}
+	return h.pool.follower(c)
+}
+
+// evidence returns what the replies that t had, and err, say. With stopped, the relay itself ended the waiting for them.
+func (t *transaction) evidence(err error, stopped bool) evidence {
+	failed, _ := errors.AsType[*stageError](err)
+	_, garbage := errors.AsType[*notSMTPError](err)
+	waiting := t.next != nil && t.dotSent || t.behind && t.data.IsZero()
+	switch {
+	case t.next != nil && complainsOfOrder(t.dot) || t.behind && !t.dotSent && t.confused():
+		return disorder
+	case !waiting || failed == nil || t.unwritten != nil || failed.reply.Code == 421:
+		return noDisorder
+	case !failed.reply.IsZero() || garbage: // a reply that this command cannot have
+		return disorder
+	case stopped || t.c.order.proven.Load():
+		return noDisorder
+	case isTimeout(err):
+		return disorder
+	case isLost(err) && (t.dotSent || !t.mail.Positive()):
+		return perhaps
+	}
+	return noDisorder
+}
+
+// confused reports whether the replies to an envelope show that the host took its commands for something else, or that
+// they are the replies to something else.
+func (t *transaction) confused() bool {
+	if !t.mail.Positive() { // or not answered
+		return complainsOfOrder(t.mail) || t.accepted > 0 || t.data.Code == 354
+	}
+	for _, r := range t.replies {
+		if complainsOfOrder(r) {
+			return true
+		}
+	}
+	return t.accepted > 0 && complainsOfOrder(t.data)
+}
+
+// refusedInCompany reports whether the host refused t while its envelope or body travelled with another's.
+func (t *transaction) refusedInCompany() bool {
+	return t.next != nil && !t.dot.IsZero() && !t.dot.Positive() || t.behind && !t.dotSent
+}
+
+// refusal returns the reply to the dot if that is a refusal, or else the first reply that is one, if any.
+func (t *transaction) refusal() envelope.Reply {
+	for _, r := range append([]envelope.Reply{t.dot, t.mail}, append(t.replies, t.data)...) {
+		if !r.IsZero() && !r.Positive() {
+			return r
+		}
+	}
+	return envelope.Reply{}
+}
+
+// complainsOfOrder reports whether a reply refuses the order of commands and not what they say. The words are whole ones,
+// since replies also quote addresses: "pipeline@example.com" is none of them.
 func complainsOfOrder(r envelope.Reply) bool {
 	if r.Code == 500 || r.Code == 503 {
 		return true
 	}
 	text := strings.ToLower(r.Text)
-	return r.Code >= 400 && (strings.Contains(text, "synchroni") || strings.Contains(text, "pipelin"))
-}
-
-func (t *transaction) anyRcpt(f func(envelope.Reply) bool) bool {
-	for _, r := range t.replies {
-		if f(r) {
-			return true
-		}
-	}
-	return false
+	return r.Code >= 400 && (strings.Contains(text, "pipelining") ||
+		strings.Contains(text, "synchronization error") || strings.Contains(text, "synchronisation error"))
 }

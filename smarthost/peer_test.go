@@ -30,7 +30,8 @@ type peer struct {
 	// body, when set, reads the body in place of the usual reader.
 	body func(io.Reader)
 	// refuse makes connections fail.
-	refuse     bool
+	refuse bool
+	// pipelining adds PIPELINING, and 8BITMIME, to what it offers.
 	pipelining bool
 	seen
 }
@@ -96,7 +97,7 @@ func (h *peer) serve(nc net.Conn) {
 		case "EHLO":
 			usual := "250 peer"
 			if h.pipelining {
-				usual = "250-peer\r\n250 PIPELINING"
+				usual = "250-peer\r\n250-8BITMIME\r\n250 PIPELINING"
 			}
 			ok = h.say(nc, br, line, usual)
 		case "QUIT":

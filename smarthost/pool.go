@@ -13,8 +13,9 @@ var (
 	// errHostDown: the host failed while the caller waited for its turn.
 	errHostDown = errors.New("the host went down meanwhile")
 	errClosed   = errors.New("the relay is stopping")
-	// errLost: the connection broke that the caller's transaction was begun on. Nothing of its content was sent.
-	errLost = errors.New("the connection broke before the transaction")
+	// errLate: the connection on which the caller's transaction was begun keeps it waiting, and there is a better one by
+	// now. Nothing of its content was sent.
+	errLate = errors.New("the host takes its time with the message before")
 )
 
 // maxUses is how many transactions one connection serves. A host with a smaller limit says 421 and is reconnected to.
@@ -52,16 +53,6 @@ type grant struct {
 	begun bool
 }
 
-// waiter is a caller in the line for a connection. Its fields but turn are guarded by the pool's lock; tx is its own
-// until taken is set, and then that of the connection until the grant.
-type waiter struct {
-	turn chan grant
-	// tx is the transaction that it wants to begin, when that may travel behind the body of another; nil otherwise.
-	tx *transaction
-	// taken is set when it has left the line because tx is begun; abandoned when nobody waits for the grant any more.
-	taken, abandoned bool
-}
-
 func newPool(limit int, idle time.Duration, background *sync.WaitGroup) *pool {
 	return &pool{max: limit, idleTimeout: idle, background: background, live: make(map[*conn]struct{})}
 }
@@ -91,67 +82,20 @@ func (p *pool) get(ctx context.Context, fresh bool, tx *transaction) grant {
 		p.retireOldest()
 	}
 	p.mu.Unlock()
-	select {
-	case g := <-w.turn:
-		return g
-	case <-ctx.Done():
-		return grant{err: p.leave(ctx, w)}
-	}
-}
-
-// leave takes a caller that was cancelled out of the line, and gives back what it was handed meanwhile.
-func (p *pool) leave(ctx context.Context, w *waiter) error {
-	p.mu.Lock()
-	p.waiting = slices.DeleteFunc(p.waiting, func(other *waiter) bool { return other == w })
-	w.abandoned = true
-	p.mu.Unlock()
-	select {
-	case g := <-w.turn:
-		switch {
-		case g.begun:
-			p.drop(g.c)
-		case g.c != nil:
-			p.put(g.c)
-		case g.err == nil:
-			p.forgo()
+	impatience := time.NewTicker(followerPatience)
+	defer impatience.Stop()
+	for {
+		select {
+		case g := <-w.turn:
+			return g
+		case <-ctx.Done():
+			return grant{err: p.leave(ctx, w)}
+		case <-impatience.C:
+			if p.forsake(w) {
+				return grant{err: errLate}
+			}
 		}
-	default:
 	}
-	return context.Cause(ctx)
-}
-
-// follower takes the first in line out of it if its transaction may follow the one on c, and makes it the next on c:
-// put and drop tell it what became of that.
-func (p *pool) follower(c *conn) *transaction {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.waiting) == 0 || p.closed || c.uses+1 >= maxUses || c.generation != p.generation || p.open > p.capacity() {
-		return nil
-	}
-	w := p.waiting[0]
-	if w.tx == nil || !w.tx.suits(c) {
-		return nil
-	}
-	p.waiting = slices.Delete(p.waiting, 0, 1)
-	w.taken = true
-	c.follower = w
-	w.tx.c = c
-	return w.tx
-}
-
-// handOver gives c, or the news that there is none, to the follower on it; it reports whether that has taken c. p.mu is held.
-func (p *pool) handOver(c *conn, err error) bool {
-	w := c.follower
-	c.follower = nil
-	if w == nil || w.abandoned {
-		return false
-	}
-	if err != nil {
-		w.turn <- grant{err: err}
-		return false
-	}
-	w.turn <- grant{c: c, begun: true}
-	return true
 }
 
 // capacity is how many connections may be open now. p.mu is held.
@@ -220,35 +164,19 @@ func (p *pool) put(c *conn) {
 	}
 }
 
-// pass gives a connection to its follower. If that is not to have it, or does not want it any more, the connection is
-// closed, since a transaction is open on it. p.mu is held.
-func (p *pool) pass(c *conn) {
-	var err error
-	switch {
-	case p.closed:
-		err = errClosed
-	case c.generation != p.generation:
-		err = errHostDown
-	}
-	if !p.handOver(c, err) {
-		c.close()
-		p.ready--
-		p.gone(c)
-	}
-}
-
-// drop forgets a connection that is of no more use, and closes it.
+// drop forgets a connection that is of no more use, and closes it. Its follower is first in line again.
 func (p *pool) drop(c *conn) {
 	c.close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	err := errLost
-	if p.closed {
-		err = errClosed
-	} else if c.generation != p.generation {
-		err = errHostDown
+	switch {
+	case p.closed:
+		p.handOver(c, errClosed)
+	case c.generation != p.generation:
+		p.handOver(c, errHostDown)
+	default:
+		p.putBack(c)
 	}
-	p.handOver(c, err)
 	p.ready--
 	p.gone(c)
 }

@@ -36,19 +36,20 @@ type transaction struct {
 	accepted int
 	// full is set when the host said that it takes no more recipients in this transaction.
 	full bool
-	// next is the command to write, unread the first whose reply is outstanding: stepReset, stepMail, then the
+	// step is the command to write, unread the first whose reply is outstanding: stepReset, stepMail, then the
 	// recipients, then DATA at dataStep.
-	next, unread int
+	step, unread int
 	written      bool
-	// dotSent is set once the final dot went out whole.
+	// dotSent is set once the final dot went out, so that the host may take the message.
 	dotSent bool
 
-	// follow, when set, returns the transaction to be begun behind the body, if there is one; led says that there was.
+	// follow, when set, returns the transaction to be begun behind the body, if there is one; next is what it returned.
 	follow func() *transaction
-	led    bool
-	// behind is set when the first group was written behind the body of another; unwritten is why it was not whole.
-	behind    bool
-	unwritten error
+	next   *transaction
+	// behind is set when the first group was written behind the body of another; unwritten is why it was not whole, and
+	// afterTaken says that the host has taken that other message.
+	behind, afterTaken bool
+	unwritten          error
 }
 
 // body is the form in which the content goes: write writes what it reads in that form, of size octets before
@@ -67,7 +68,7 @@ const (
 // newTransaction returns a transaction for a connection with these capabilities.
 func newTransaction(caps capabilities, env *envelope.Envelope, p place, b body, rcpts []int) *transaction {
 	return &transaction{caps: caps, env: env, place: p, body: b, rcpts: rcpts, replies: make([]envelope.Reply, len(rcpts)),
-		next: stepMail, unread: stepMail}
+		step: stepMail, unread: stepMail}
 }
 
 // begin gives the transaction its connection, unless it has that already.
@@ -77,7 +78,7 @@ func (t *transaction) begin(c *conn) {
 	}
 	t.c = c
 	if c.oweReset {
-		t.next, t.unread = stepReset, stepReset
+		t.step, t.unread = stepReset, stepReset
 	}
 }
 
@@ -102,6 +103,9 @@ func (t *transaction) run(content io.Reader, ready func()) error {
 		return err
 	}
 	switch {
+	case t.behind && t.confused():
+		t.c.spent = true
+		return nil
 	case t.data.Code != 354:
 		t.c.oweReset = t.mail.Positive()
 		return nil
@@ -149,7 +153,7 @@ func (t *transaction) exchangeEnvelope() error {
 		if err := t.writeGroup(); err != nil {
 			return err
 		}
-		if t.next == t.unread {
+		if t.step == t.unread {
 			break
 		}
 		if err := t.c.flush(t.stage(t.unread)); err != nil {
@@ -169,15 +173,15 @@ func (t *transaction) writeGroup() error {
 	if t.caps.pipelining {
 		window = maxGroup
 	}
-	for t.next-t.unread < window {
+	for t.step-t.unread < window {
 		if !t.more() {
 			t.written = true
 			return nil
 		}
-		if err := t.c.put(t.stage(t.next), t.command(t.next)); err != nil {
+		if err := t.c.put(t.stage(t.step), t.command(t.step)); err != nil {
 			return err
 		}
-		t.next++
+		t.step++
 	}
 	return nil
 }
@@ -185,16 +189,16 @@ func (t *transaction) writeGroup() error {
 // more reports whether there is another command to write, by what is known so far, and passes over recipients that the
 // host has no room for.
 func (t *transaction) more() bool {
-	if t.next > stepMail && t.unread > stepMail && !t.mail.Positive() {
+	if t.step > stepMail && t.unread > stepMail && !t.mail.Positive() {
 		return false
 	}
-	if t.full && t.next < t.dataStep() {
-		t.next, t.unread = t.dataStep(), t.dataStep()
+	if t.full && t.step < t.dataStep() {
+		t.step, t.unread = t.dataStep(), t.dataStep()
 	}
-	if t.next == t.dataStep() && t.unread == t.next && t.accepted == 0 {
+	if t.step == t.dataStep() && t.unread == t.step && t.accepted == 0 {
 		return false
 	}
-	return t.next <= t.dataStep()
+	return t.step <= t.dataStep()
 }
 
 func (t *transaction) command(step int) string {
@@ -221,7 +225,7 @@ func (t *transaction) stage(step int) string {
 
 // readGroup reads the replies to what writeGroup wrote.
 func (t *transaction) readGroup() error {
-	for ; t.unread < t.next; t.unread++ {
+	for ; t.unread < t.step; t.unread++ {
 		reply, err := t.c.receive(t.stage(t.unread), t.patience(t.unread))
 		if err == nil && (outOfPlace(t.unread == t.dataStep(), reply) || t.unread == stepReset && !reply.Positive()) {
 			err = &stageError{stage: t.stage(t.unread), reply: reply}
@@ -304,23 +308,33 @@ func (t *transaction) writeBody(content io.Reader) error {
 	}
 	if err == nil {
 		t.c.seal(true)
-		err = d.close()
+		err = t.writeDot(d)
 	}
-	if err == nil && t.follow != nil {
-		if next := t.follow(); next != nil {
-			t.led = true
-			next.beginBehind()
-		}
-	}
-	if err == nil {
-		err = t.c.bw.Flush()
-	}
-	if err != nil {
+	switch {
+	case !t.dotSent:
 		t.c.seal(false)
 		return t.earlyReply(err)
+	case err != nil: // what went behind the dot is lost; the reply to the dot may still come
+		t.c.spent = true
 	}
-	t.dotSent = true
 	return nil
+}
+
+// writeDot ends the body, with the envelope of the next message behind it if there is one, and notes whether the dot
+// went out.
+func (t *transaction) writeDot(d *dotWriter) error {
+	if err := d.close(); err != nil {
+		return err
+	}
+	end := t.c.sent + int64(t.c.bw.Buffered())
+	if t.follow != nil {
+		if t.next = t.follow(); t.next != nil {
+			t.next.beginBehind()
+		}
+	}
+	err := t.c.bw.Flush()
+	t.dotSent = t.c.sent >= end
+	return err
 }
 
 // earlyReplyWait is how long a host that stopped reading the body is listened to.
@@ -341,7 +355,7 @@ func (t *transaction) earlyReply(err error) error {
 
 func (t *transaction) readDot() error {
 	defer t.c.seal(false)
-	if t.c.spent {
+	if !t.dotSent {
 		return nil
 	}
 	reply, err := t.c.receive(stageDot, t.c.timeouts.Dot)
@@ -352,5 +366,8 @@ func (t *transaction) readDot() error {
 		return err
 	}
 	t.dot = reply
+	if t.next != nil {
+		t.next.afterTaken = reply.Positive()
+	}
 	return nil
 }

@@ -18,6 +18,7 @@ type work struct {
 	dsn       bool
 	duplicate bool
 	eight     eightBit
+	doubt     doubt
 }
 
 func newWork(m envelope.Message) *work {
