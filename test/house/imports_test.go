@@ -16,13 +16,15 @@ func allowed() map[string][]string {
 		"internal/config":   {},
 		"internal/sandbox":  {},
 		"internal/sevenbit": {},
+		"internal/oauth":    {},
+		"internal/issuer":   {},
 		"internal/dsn":      {"internal/envelope"},
 		"relay":             {"internal/envelope"},
 		"smarthost":         {"internal/envelope", "internal/sevenbit"},
 		"queue":             {"internal/envelope", "internal/dsn"},
 		"internal/control":  {"queue", "smarthost", "internal/envelope"},
-		"cmd/relayd":        {"internal/config", "internal/control", "internal/envelope", "queue", "relay", "smarthost"},
-		"cmd/relayctl":      {"internal/config", "internal/control", "internal/envelope", "internal/sandbox", "queue", "smarthost"},
+		"cmd/relayd":        {"internal/config", "internal/control", "internal/envelope", "internal/oauth", "queue", "relay", "smarthost"},
+		"cmd/relayctl":      {"internal/config", "internal/control", "internal/envelope", "internal/oauth", "internal/sandbox", "queue", "smarthost"},
 		"test/demo":         {"internal/sandbox"},
 		"test/house":        {},
 	}
@@ -63,6 +65,7 @@ func TestLibrariesStayBehindTheirSeam(t *testing.T) {
 		"github.com/emersion/go-sasl": {"relay", "smarthost"},
 		"github.com/BurntSushi/toml":  {"internal/config"},
 		"github.com/spf13/cobra":      {"cmd/relayctl"},
+		"golang.org/x/oauth2":         {"internal/oauth"},
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "relayd/...").Output()
 	if err != nil {
