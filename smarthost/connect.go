@@ -25,6 +25,7 @@ type endpoint struct {
 	mode        Mode
 	auth        string
 	credentials credentials
+	tokens      TokenSource // in place of a password; nil for none
 	login       bool
 	timeouts    Timeouts
 	tls         *tls.Config
@@ -35,13 +36,21 @@ type endpoint struct {
 // equal reports whether e and f reach the same host in the same way.
 func (e *endpoint) equal(f *endpoint) bool {
 	return e.hostname == f.hostname && e.addr == f.addr && e.mode == f.mode && e.auth == f.auth && e.login == f.login &&
-		e.credentials == f.credentials && e.timeouts == f.timeouts &&
+		e.credentials == f.credentials && e.tokens == f.tokens && e.timeouts == f.timeouts &&
 		e.tls.MinVersion == f.tls.MinVersion && e.tls.RootCAs.Equal(f.tls.RootCAs)
 }
 
 // connect opens a session that is ready for mail: secured and logged in as the route demands. A failure is a
 // *stageError, and always the site's.
 func (e *endpoint) connect(ctx context.Context) (*conn, error) {
+	if e.tokens != nil {
+		return e.connectWithToken(ctx)
+	}
+	return e.session(ctx, e.credentials)
+}
+
+// session opens one connection and logs in with shown.
+func (e *endpoint) session(ctx context.Context, shown credentials) (*conn, error) {
 	dialCtx, cancel := context.WithTimeout(ctx, e.timeouts.Dial)
 	nc, err := e.dial(dialCtx, "tcp", e.addr)
 	cancel()
@@ -56,7 +65,7 @@ func (e *endpoint) connect(ctx context.Context) (*conn, error) {
 	c := newConn(nc, e.timeouts)
 	c.cleared = cleared
 	stop := c.watch(ctx)
-	err = e.open(ctx, c)
+	err = e.open(ctx, c, shown)
 	if !stop() && err == nil {
 		err = &stageError{stage: stageAuth, err: context.Cause(ctx)}
 	}
@@ -67,7 +76,7 @@ func (e *endpoint) connect(ctx context.Context) (*conn, error) {
 	return c, nil
 }
 
-func (e *endpoint) open(ctx context.Context, c *conn) error {
+func (e *endpoint) open(ctx context.Context, c *conn, shown credentials) error {
 	if e.mode == ModeImplicit {
 		if err := e.handshake(ctx, c); err != nil {
 			return err
@@ -92,7 +101,7 @@ func (e *endpoint) open(ctx context.Context, c *conn) error {
 		}
 	}
 	if e.login {
-		return e.logIn(c)
+		return e.logIn(c, shown)
 	}
 	return nil
 }
@@ -162,18 +171,23 @@ func (e *endpoint) handshake(ctx context.Context, c *conn) error {
 	return nil
 }
 
-func (e *endpoint) logIn(c *conn) error {
+func (e *endpoint) logIn(c *conn, shown credentials) error {
 	if c.tls == "" {
 		return &stageError{stage: stageAuth, err: errors.New("no login without TLS")}
 	}
-	m, err := chooseMechanism(e.auth, c.caps.auth)
+	list := mechanisms
+	if e.tokens != nil {
+		list = tokenMechanisms
+	}
+	m, err := choose(list, e.auth, c.caps.auth)
 	if err != nil {
 		return &stageError{stage: stageAuth, err: err}
 	}
-	c.hide([]byte(e.credentials.password))
-	reply, err := c.authenticate(m.client(e.credentials))
+	c.hide([]byte(shown.password))
+	client := m.client(shown)
+	reply, err := c.authenticate(client)
 	if err != nil {
-		return err
+		return afterChallenge(client, err)
 	}
 	if reply.Code != 235 {
 		return &stageError{stage: stageAuth, reply: reply}

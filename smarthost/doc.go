@@ -22,6 +22,9 @@
 //   - A connection kept from an earlier transaction turns out to be dead before DATA was answered: a new one replaces
 //     it, and nobody hears of it.
 //
-// Mail never travels without the TLS and the login that the route asks for, and a password is never sent before TLS.
-// No log line, error or status holds a password.
+//   - The route logs in with OAuth2 tokens and has none, or the host refuses one: a refused token is renewed once, at
+//     once. After that it is a refused login, a site failure like any other. A password is never tried in its place.
+//
+// Mail never travels without the TLS and the login that the route asks for, and a password or token is never sent before
+// TLS. No log line, error or status holds a password or a token.
 package smarthost

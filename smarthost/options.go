@@ -28,10 +28,12 @@ const (
 
 // The values of Route.Auth. The empty string means AuthAuto.
 const (
-	AuthAuto  = "auto"
-	AuthPlain = "plain"
-	AuthLogin = "login"
-	AuthOff   = "off"
+	AuthAuto        = "auto"
+	AuthPlain       = "plain"
+	AuthLogin       = "login"
+	AuthXOAUTH2     = "xoauth2"
+	AuthOAuthBearer = "oauthbearer"
+	AuthOff         = "off"
 )
 
 // Defaults of Options and Route.
@@ -83,6 +85,8 @@ type Route struct {
 	Auth     string
 	Username string
 	Password string `json:"-"`
+	// Tokens, when set, gives what the login shows in place of a password. Such a route never uses a password.
+	Tokens TokenSource `json:"-"`
 	// MaxConnections bounds the open connections to each host.
 	MaxConnections int
 	// Senders, Recipients and Clients are the conditions; the route takes mail that meets all that are given. A pattern
@@ -194,12 +198,19 @@ func (r Route) orDefaults() (Route, error) {
 	}
 	switch r.Auth {
 	case AuthAuto, AuthOff:
+	case AuthXOAUTH2, AuthOAuthBearer:
+		if r.Tokens == nil {
+			fault("auth", "%q needs a source of tokens", r.Auth)
+		}
 	case AuthPlain, AuthLogin:
 		if r.Username == "" {
 			fault("auth", "%q needs a username", r.Auth)
 		}
 	default:
-		fault("auth", "%q is unknown; write auto, plain, login or off", r.Auth)
+		fault("auth", "%q is unknown; write auto, plain, login, xoauth2, oauthbearer or off", r.Auth)
+	}
+	if r.Tokens != nil && (r.Username == "" || r.Password != "" || r.Auth == AuthPlain || r.Auth == AuthLogin || r.Auth == AuthOff) {
+		fault("auth", "a login with tokens needs a username, no password, and auth auto, xoauth2 or oauthbearer")
 	}
 	if r.login() && r.TLS == ModeOff {
 		fault("tls", `"off" would send the password in the clear; write starttls or implicit`)

@@ -45,9 +45,9 @@ func (e *noMechanismError) Error() string {
 	return fmt.Sprintf("it offers AUTH %s, and auth is %q", strings.Join(e.offered, " "), e.wanted)
 }
 
-// chooseMechanism returns the strongest mechanism that wanted (Route.Auth) allows and the host offers. Only that one is
-// tried: after a refusal, the next would be one more wrong password for a host that counts them.
-func chooseMechanism(wanted string, offered []string) (mechanism, error) {
+// choose returns the strongest of mechanisms that wanted (Route.Auth) allows and the host offers. Only that one is tried:
+// after a refusal, the next would be one more wrong password for a host that counts them.
+func choose(mechanisms []mechanism, wanted string, offered []string) (mechanism, error) {
 	for _, m := range mechanisms {
 		if slices.Contains(offered, m.name) && (wanted == AuthAuto || strings.EqualFold(wanted, m.name)) {
 			return m, nil

@@ -13,7 +13,7 @@ import (
 	"relayd/internal/envelope"
 )
 
-func TestChooseMechanism(t *testing.T) {
+func TestChoose(t *testing.T) {
 	for _, c := range []struct {
 		wanted, offered, want string
 	}{
@@ -25,7 +25,7 @@ func TestChooseMechanism(t *testing.T) {
 		{"auto", "NTLM", ""},
 		{"auto", "", ""},
 	} {
-		m, err := chooseMechanism(c.wanted, strings.Fields(c.offered))
+		m, err := choose(mechanisms, c.wanted, strings.Fields(c.offered))
 		if m.name != c.want || (err == nil) != (c.want != "") {
 			t.Errorf("%s of %q: got %q, %v", c.wanted, c.offered, m.name, err)
 		}
