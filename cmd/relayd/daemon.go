@@ -33,6 +33,7 @@ type daemon struct {
 	config atomic.Pointer[config.Config]
 	bound  atomic.Pointer[[]string] // the addresses that are listened on
 	router *smarthost.Router
+	tokens *accounts
 	sizes  *sizes
 	queue  *queue.Queue
 	relay  *relay.Server
@@ -53,6 +54,7 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 	if d.sizes, err = openSizes(cfg.DataDir); err != nil {
 		d.log.Warn("what hosts take at most is learnt anew", "error", err)
 	}
+	d.tokens = newAccounts(cfg.DataDir, d.log, d.loginBack)
 	if d.router, err = smarthost.New(d.routerOptions(cfg)); err != nil {
 		return nil, err
 	}
@@ -67,6 +69,7 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 		Smarthost: d.router.Status,
 		Probe:     d.probe,
 		Paused:    d.queue.Troubles,
+		OAuth:     d.tokens.status,
 		Hostname:  func() string { return d.config.Load().Hostname },
 	})
 	if d.relay, err = relay.New(d.relayOptions(cfg)); err == nil {
@@ -77,6 +80,7 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 	if err != nil {
 		return nil, errors.Join(err, d.closeRooms())
 	}
+	d.tokens.keep(cfg)
 	d.log.Info("relayd is up", "version", buildVersion(), "config", cfg.File, "listening", d.listening(), "routes", routeNames(cfg))
 	return d, nil
 }
@@ -119,7 +123,14 @@ func routeNames(c *config.Config) string {
 
 // probe forgets the pauses of hosts that were left alone: an operator asked for a retry.
 func (d *daemon) probe() {
+	d.tokens.retry()
 	d.router.ProbeNow()
+	d.queue.Retry()
+}
+
+// loginBack tries a route again whose account has a token again.
+func (d *daemon) loginBack(route string) {
+	d.router.ProbeRoute(route)
 	d.queue.Retry()
 }
 
@@ -174,6 +185,8 @@ func (d *daemon) apply(cfg *config.Config) error {
 	}
 	d.level.Set(cfg.Log.Level)
 	d.config.Store(cfg)
+	d.tokens.keep(cfg)
+	d.tokens.retry()
 	d.router.ProbeNow()
 	d.queue.Configure(d.router, cfg.Hostname, queuePolicy(cfg))
 	return nil
@@ -204,6 +217,7 @@ func (d *daemon) closeRooms() error {
 	within(time.Second, func(ctx context.Context) error { return cutOff(d.api.Close(ctx)) })
 	within(deliveryGrace, d.queue.Close)
 	within(time.Second, func(ctx context.Context) error { return cutOff(d.router.Close(ctx)) })
+	d.tokens.close()
 	return errors.Join(errs...)
 }
 

@@ -50,11 +50,15 @@ func (d *daemon) routerOptions(c *config.Config) smarthost.Options {
 		AuthProbeMin: min(smarthost.DefaultAuthProbeMin, c.Queue.RetryMin), AuthProbeMax: c.Queue.RetryMax,
 	}
 	for _, s := range c.Smarthosts {
-		o.Routes = append(o.Routes, smarthost.Route{
+		r := smarthost.Route{
 			Name: s.Name, Hosts: s.Hosts, TLS: smarthost.Mode(s.TLS), MinTLS: s.MinTLS, RootCAs: s.RootCAs,
 			Auth: s.Auth, Username: s.Username, Password: s.Password.Reveal(), MaxConnections: s.MaxConnections,
 			Senders: s.Senders, Recipients: s.Recipients, Clients: s.Clients,
-		})
+		}
+		if s.OAuth2 != nil {
+			r.Tokens = d.tokens.source(s)
+		}
+		o.Routes = append(o.Routes, r)
 	}
 	return o
 }

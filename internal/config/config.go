@@ -61,10 +61,11 @@ type Smarthost struct {
 	MinTLS         uint16         // a version of crypto/tls
 	CAFile         string         // where RootCAs come from; empty when it is nil
 	RootCAs        *x509.CertPool // nil: the system's
-	Auth           string         // "auto", "plain", "login" or "off"; "off" exactly when there is no Username
+	Auth           string         // "auto", "plain", "login", "xoauth2", "oauthbearer" or "off", which is exactly when there is no Username
 	Username       string
 	Password       Secret
-	PasswordSource string // where Password comes from, in words for people: "password_file /etc/relayd/isp.password"
+	PasswordSource string  // where Password comes from, in words for people: "password_file /etc/relayd/isp.password"
+	OAuth2         *OAuth2 // where tokens come from that are shown in place of a password; nil for none
 	MaxConnections int
 	Senders        []string // "user@domain", "@domain" or "*", as written; empty: any sender
 	Recipients     []string // likewise

@@ -156,6 +156,8 @@ func TestLoad_EveryKeyOfTheSchemaIsRead(t *testing.T) {
 				if s.name == "key_file" {
 					text, line = "[[listener]]\ntls = \"starttls\"\nkey_file = true\ncert_file = 'x'\n"+anySmarthost, 3
 				}
+			case "smarthost.oauth2":
+				text, line = "[[smarthost]]\nhosts = [\"a\"]\n[smarthost.oauth2]\n"+s.name+" = true\n", 4
 			case "log", "queue", "reply":
 				text, line = header(table)+"\n"+s.name+" = true\n"+anySmarthost, 2
 			}

@@ -143,7 +143,7 @@ func TestLogin_UsernameAndPasswordGoTogetherAndAfterTLS(t *testing.T) {
 		"password_file = 'isp.password'":                            `:3: smarthost.password_file: there is no username for it`,
 		"auth = 'plain'":                                            `:3: smarthost.auth: "plain" needs a username and a password`,
 		"auth = 'login'":                                            `:3: smarthost.auth: "login" needs a username and a password`,
-		"auth = 'cram-md5'":                                         `:3: smarthost.auth: "cram-md5" is not known; write one of "auto", "plain", "login", "off"`,
+		"auth = 'cram-md5'":                                         `:3: smarthost.auth: "cram-md5" is not known; write one of "auto", "plain", "login", "xoauth2", "oauthbearer", "off"`,
 		"auth = 'off'\nusername = 'me'":                             `:4: smarthost.username: has no effect with auth = "off"`,
 		"auth = 'off'\npassword = 'hunter2'":                        `:4: smarthost.password: has no effect with auth = "off"`,
 		"username = 'me'\npassword = ''":                            `:4: smarthost.password: it is empty; put the password there`,

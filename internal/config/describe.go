@@ -85,6 +85,10 @@ func describeSmarthost(p func(string, ...any), n int, s Smarthost) {
 		p("     login   none")
 		return
 	}
+	if s.OAuth2 != nil {
+		describeOAuth2(p, s)
+		return
+	}
 	how := "with what the host offers of PLAIN and LOGIN"
 	if s.Auth != "auto" {
 		how = "with " + strings.ToUpper(s.Auth)

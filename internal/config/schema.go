@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // kind is what the value of a key must be.
@@ -82,6 +83,23 @@ var schema = map[string][]spec{
 		{name: "senders", kind: kindList, example: `["@example.com"]`},
 		{name: "recipients", kind: kindList, example: `["@example.com"]`},
 		{name: "clients", kind: kindList, example: `["192.168.1.20"]`},
+		{name: "oauth2", kind: kindTable, example: "[smarthost.oauth2]"},
+	},
+	"smarthost.oauth2": {
+		{name: "flow", kind: kindText, example: `"client_credentials"`},
+		{name: "tenant_id", kind: kindText, example: `"contoso.onmicrosoft.com"`},
+		{name: "client_id", kind: kindText, example: `"11111111-2222-3333-4444-555555555555"`},
+		{name: "client_secret", kind: kindText, example: `'the secret'`},
+		{name: "client_secret_file", kind: kindText, example: `"isp.secret"`},
+		{name: "client_secret_env", kind: kindText, example: `"RELAYD_SECRET"`},
+		{name: "cert_file", kind: kindText, example: `"/etc/relayd/app.pem"`},
+		{name: "key_file", kind: kindText, example: `"/etc/relayd/app.key"`},
+		{name: "service_account_file", kind: kindText, example: `"/etc/relayd/service-account.json"`},
+		{name: "token_url", kind: kindText, example: `"https://login.isp.example/token"`},
+		{name: "device_url", kind: kindText, example: `"https://login.isp.example/device"`},
+		{name: "auth_url", kind: kindText, example: `"https://login.isp.example/authorize"`},
+		{name: "scopes", kind: kindList, example: `["mail.send", "offline_access"]`},
+		{name: "secret_expires", kind: kindText, example: `"2027-12-31"`},
 	},
 	"reply": {
 		{name: "stage", kind: kindText, example: `"rcpt"`},
@@ -95,7 +113,7 @@ var schema = map[string][]spec{
 }
 
 // tableOrder is the order in which a person reads the tables.
-var tableOrder = []string{"", "log", "listener", "queue", "smarthost", "reply"}
+var tableOrder = []string{"", "log", "listener", "queue", "smarthost", "smarthost.oauth2", "reply"}
 
 // lookup returns the description of a key of a table.
 func lookup(table, key string) (spec, bool) {
@@ -110,6 +128,8 @@ func lookup(table, key string) (spec, bool) {
 // form returns "key = value" in TOML, as an example to follow.
 func (s spec) form() string {
 	switch {
+	case s.kind == kindTable && s.example != "": // within another
+		return s.example
 	case s.kind == kindTable:
 		return "[" + s.name + "]"
 	case s.kind == kindTables:
@@ -133,7 +153,11 @@ func header(table string) string {
 	if table == "" {
 		return "the top of the file, above the first [table]"
 	}
-	s, _ := lookup("", table)
+	outer, name := "", table
+	if i := strings.LastIndexByte(table, '.'); i >= 0 {
+		outer, name = table[:i], table[i+1:]
+	}
+	s, _ := lookup(outer, name)
 	return s.form()
 }
 

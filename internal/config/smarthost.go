@@ -30,7 +30,7 @@ func readSmarthost(t *table) Smarthost {
 	s := Smarthost{
 		TLS:            t.choice("tls", "starttls", "implicit", "off"),
 		MinTLS:         t.minTLS(),
-		Auth:           t.choice("auth", "auto", "plain", "login", "off"),
+		Auth:           t.choice("auth", "auto", "plain", "login", "xoauth2", "oauthbearer", "off"),
 		MaxConnections: t.number("max_connections", 1, 1000),
 		Senders:        t.patterns("senders"),
 		Recipients:     t.patterns("recipients"),
@@ -41,8 +41,13 @@ func readSmarthost(t *table) Smarthost {
 	if t.has("username") {
 		s.Username, _ = t.text("username")
 	}
-	s.Password, s.PasswordSource = t.secret()
-	t.checkLogin(&s)
+	s.Password, s.PasswordSource = t.secret("password", "password")
+	if t.has("oauth2") {
+		s.OAuth2 = readOAuth2(t.table("oauth2"), s.Hosts)
+		t.checkTokenLogin(&s)
+	} else {
+		t.checkLogin(&s)
+	}
 	if s.TLS == "off" {
 		t.refuseWithoutTLS("ca_file", "min_tls")
 	} else if t.has("ca_file") {
@@ -153,6 +158,9 @@ func (t *table) checkLogin(s *Smarthost) {
 			t.bad("auth", fmt.Sprintf("%q needs a username and a password", s.Auth),
 				`add username and password_file, or delete the line if the smarthost takes mail without a login`)
 		}
+	case "xoauth2", "oauthbearer":
+		t.bad("auth", fmt.Sprintf("%q logs in with OAuth2 tokens, and nothing says where they come from", s.Auth),
+			"add [smarthost.oauth2] below the other keys of this smarthost")
 	case "off":
 		for _, key := range []string{"username", secret} {
 			if key != "" && t.has(key) {

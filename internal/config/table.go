@@ -69,7 +69,7 @@ func (t *table) refuseUnknown() {
 
 // table returns the [name] table; without one in the file, an empty one.
 func (t *table) table(name string) *table {
-	sub := &table{reader: t.reader, name: name, at: sub(t.at, name), line: t.doc.at[sub(t.at, name)]}
+	sub := &table{reader: t.reader, name: t.full(name), at: sub(t.at, name), line: t.doc.at[sub(t.at, name)]}
 	v, ok := t.value(name)
 	if !ok {
 		return sub
@@ -79,7 +79,7 @@ func (t *table) table(name string) *table {
 		sub.values = v
 		sub.refuseUnknown()
 	case []map[string]any:
-		t.bad(name, "is written as a list", "there is one of it: write "+header(name)+", once")
+		t.bad(name, "is written as a list", "there is one of it: write "+header(sub.name)+", once")
 	default:
 		t.wrongType(name, v)
 	}
