@@ -102,7 +102,7 @@ Exit codes: 0 done, 1 failed, 2 the command line was not understood.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{err: err, help: cmd.CommandPath()}
 	})
-	root.AddCommand(a.queueCommand(), a.statusCommand(), a.checkCommand(), a.sandboxCommand(), a.versionCommand())
+	root.AddCommand(a.queueCommand(), a.statusCommand(), a.checkCommand(), a.oauthCommand(), a.sandboxCommand(), a.versionCommand())
 	group(root)
 	root.SetUsageTemplate(usageTemplate)
 	root.SetHelpCommand(helpCommand(root))

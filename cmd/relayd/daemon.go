@@ -56,11 +56,13 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 	}
 	d.tokens = newAccounts(cfg.DataDir, d.log, d.loginBack)
 	if d.router, err = smarthost.New(d.routerOptions(cfg)); err != nil {
+		d.tokens.close()
 		return nil, err
 	}
 	d.queue, err = queue.Open(queue.Options{
 		Dir: cfg.DataDir, Hostname: cfg.Hostname, Transport: d.router, Policy: queuePolicy(cfg), Log: d.log})
 	if err != nil {
+		d.tokens.close()
 		return nil, errors.Join(err, d.router.Close(context.Background()))
 	}
 	d.queue.Start()

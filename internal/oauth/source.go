@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -84,7 +85,15 @@ func New(account Account, opt Options) *Source {
 }
 
 // Is reports whether the Source is for the same account with the same secrets.
-func (s *Source) Is(a Account) bool { return reflect.DeepEqual(s.account, a) }
+func (s *Source) Is(a Account) bool {
+	b := s.account
+	mine, theirs := b.Certificate, a.Certificate
+	b.Certificate, a.Certificate = nil, nil
+	if mine == nil || theirs == nil {
+		return mine == theirs && reflect.DeepEqual(a, b)
+	}
+	return bytes.Equal(mine.Leaf, theirs.Leaf) && mine.Key.Equal(theirs.Key) && reflect.DeepEqual(a, b)
+}
 
 // Start keeps the token fresh from now on, so that deliveries need not wait for one, a grant does not lapse from disuse,
 // and one that was revoked is known before there is mail for it.
