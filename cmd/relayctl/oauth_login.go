@@ -48,6 +48,10 @@ func (a *app) oauthLogin(ctx context.Context, name string, port int) error {
 	if err != nil {
 		return err
 	}
+	store := oauth.NewStore(cfg.DataDir)
+	if err := store.Ready(); err != nil {
+		return fmt.Errorf("the login could not be kept: %w", err)
+	}
 	var grant oauth.Grant
 	// Google's device flow does not give the scope for mail.
 	if account.Flow == oauth.FlowDevice && account.Provider != oauth.ProviderGoogle {
@@ -58,7 +62,6 @@ func (a *app) oauthLogin(ctx context.Context, name string, port int) error {
 	if err != nil {
 		return err
 	}
-	store := oauth.NewStore(cfg.DataDir)
 	if err := store.Save(account.Name, grant); err != nil {
 		return fmt.Errorf("the login succeeded, but it cannot be kept: %w", err)
 	}

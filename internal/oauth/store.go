@@ -119,6 +119,15 @@ func (s *Store) Rotate(name, old string, g Grant) (bool, error) {
 	return true, s.write(name, g)
 }
 
+// Ready reports whether Save can be expected to work, before a person goes through a login.
+func (s *Store) Ready() error {
+	unlock, err := s.lock()
+	if err == nil {
+		unlock()
+	}
+	return err
+}
+
 // lock makes the folder if need be, and keeps other processes from writing until unlock is called.
 func (s *Store) lock() (unlock func(), err error) {
 	owner, err := os.Stat(s.dataDir)
