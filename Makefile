@@ -25,7 +25,7 @@ check: test     ## test, and vet, staticcheck, formatting, import rules
 	$(GO) test -count=1 ./test/house
 	$(GO) mod verify && $(GO) mod tidy -diff
 
-peers:          ## install real Postfix, Exim, swaks and msmtp, and run against them
+peers:          ## install real Postfix, Exim, swaks, msmtp and npm's smtp-server, and run against them
 	sh test/peers/run.sh
 
 demo: build     ## show the relay at work on loopback
