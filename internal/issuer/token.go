@@ -153,7 +153,7 @@ func (s *Server) introspect(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g := s.access[token]
-	if g == nil || g.revoked || time.Now().After(s.expires[token]) {
+	if g == nil || g.revoked || !time.Now().Before(s.expires[token]) {
 		answer(w, map[string]any{"active": false})
 		return
 	}

@@ -89,6 +89,7 @@ var adviceRows = []advised{
 	{code: "login_required", advice: adviceInteraction},
 	{code: "consent_required", advice: `consent is missing: run "relayctl oauth login %NAME" and accept`},
 	{code: "access_denied", advice: `consent was declined: run "relayctl oauth login %NAME" and accept`},
+	{code: "authorization_declined", advice: `consent was declined: run "relayctl oauth login %NAME" and accept`}, // Entra
 	{code: "expired_token", advice: `the code was not used in time: run "relayctl oauth login %NAME" again`},
 	{code: "unauthorized_client", advice: "application %CLIENT may not use this flow: allow it at the provider, or choose another " +
 		"flow in [smarthost.oauth2]"},

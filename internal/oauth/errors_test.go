@@ -2,7 +2,9 @@ package oauth
 
 import (
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -145,4 +147,39 @@ func TestSource_RetryEndsThePause(t *testing.T) {
 		g.Retry()
 		g.must(t, "")
 	})
+}
+
+// The server that the other tests ask takes an assertion once, for itself, for the client, and signed as it says.
+func TestCertificate_AssertionsAreChecked(t *testing.T) {
+	cert, registered := certificate(t)
+	o := options()
+	o.Certificate = registered
+	s := issuer.New(o, base)
+	sign := func(client, audience string, at time.Time) string {
+		t.Helper()
+		token, err := cert.assertion(client, audience, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	good := sign("relay", base+"/token", time.Now())
+	forged := good[:len(good)-8] + "AAAAAAAA"
+	for _, c := range []struct{ name, assertion, want string }{
+		{"good", good, ""}, {"again", good, "used before"}, {"forged", forged, "signature"},
+		{"for another server", sign("relay", "https://other.example/token", time.Now()), "it is for"},
+		{"of another client", sign("other", base+"/token", time.Now()), "another client's"},
+		{"old", sign("relay", base+"/token", time.Now().Add(-time.Hour)), "not valid now"}, {"none", "", "no JWT"},
+	} {
+		form := url.Values{"grant_type": {"client_credentials"}, "client_id": {"relay"}, "client_assertion_type": {assertionType},
+			"client_assertion": {c.assertion}}
+		resp, err := (&http.Client{Transport: inMemory{s}}).PostForm(base+"/token", form)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || (resp.StatusCode == http.StatusOK) != (c.want == "") || !strings.Contains(string(body), c.want) {
+			t.Errorf("%s: %d %s %v", c.name, resp.StatusCode, body, err)
+		}
+	}
 }

@@ -26,7 +26,7 @@ type Redirect struct {
 
 	account  Account
 	rt       http.RoundTripper
-	listener net.Listener
+	server   *http.Server
 	verifier string
 	state    string
 	back     string // redirect_uri
@@ -44,7 +44,7 @@ func StartRedirect(a Account, rt http.RoundTripper, port int) (*Redirect, error)
 	if err != nil {
 		return nil, err
 	}
-	r := &Redirect{account: a, rt: rt, listener: l, verifier: oauth2.GenerateVerifier(), state: oauth2.GenerateVerifier(),
+	r := &Redirect{account: a, rt: rt, verifier: oauth2.GenerateVerifier(), state: oauth2.GenerateVerifier(),
 		Port: l.Addr().(*net.TCPAddr).Port, codes: make(chan result, 1)}
 	host := "127.0.0.1"
 	if a.Provider == ProviderMicrosoft { // which has http://localhost registered, and lets the port vary
@@ -56,8 +56,8 @@ func StartRedirect(a Account, rt http.RoundTripper, port int) (*Redirect, error)
 		options = append(options, oauth2.AccessTypeOffline, oauth2.SetAuthURLParam("prompt", "consent"))
 	}
 	r.URL = r.config(oauth2.AuthStyleInParams).AuthCodeURL(r.state, options...)
-	server := &http.Server{Handler: http.HandlerFunc(r.serve), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
-	go server.Serve(l) // until Close closes the listener
+	r.server = &http.Server{Handler: http.HandlerFunc(r.serve), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
+	go r.server.Serve(l) // until Close
 	return r, nil
 }
 
@@ -67,8 +67,15 @@ func (r *Redirect) config(style oauth2.AuthStyle) *oauth2.Config {
 	return c
 }
 
-// Close ends the listener.
-func (r *Redirect) Close() error { return r.listener.Close() }
+// Close ends the listener; the browser still gets the page that it has asked for.
+func (r *Redirect) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if r.server.Shutdown(ctx) != nil {
+		return r.server.Close()
+	}
+	return nil
+}
 
 // serve takes the browser's return.
 func (r *Redirect) serve(w http.ResponseWriter, req *http.Request) {

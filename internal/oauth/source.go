@@ -282,7 +282,7 @@ func (s *Source) save() {
 	if s.rotated == nil {
 		return
 	}
-	_, err := s.opt.Store.Rotate(s.account.Name, s.rotatedFrom, *s.rotated)
+	wrote, err := s.opt.Store.Rotate(s.account.Name, s.rotatedFrom, *s.rotated)
 	if err != nil {
 		if s.unsaved == nil {
 			s.opt.Log.Error("a new refresh token cannot be written; it is used, and writing is tried again", "route", s.account.Name,
@@ -295,5 +295,7 @@ func (s *Source) save() {
 		s.opt.Log.Info("the new refresh token is written", "route", s.account.Name)
 	}
 	s.rotated, s.rotatedFrom, s.unsaved = nil, "", nil
-	s.seen = s.opt.Store.stamp(s.account.Name)
+	if wrote { // otherwise a login came in between, which is news
+		s.seen = s.opt.Store.stamp(s.account.Name)
+	}
 }

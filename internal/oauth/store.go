@@ -55,20 +55,23 @@ func (s *Store) Path(name string) string { return filepath.Join(s.dir(), url.Pat
 // is refused, since who writes it decides whose mailbox is used.
 func (s *Store) Load(name string) (Grant, error) {
 	path := s.Path(name)
-	f, err := os.Open(path)
+	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Grant{}, ErrNoGrant
 	}
 	if err != nil {
 		return Grant{}, err
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	if !info.Mode().IsRegular() { // to open a pipe would wait for ever
+		return Grant{}, fmt.Errorf("%s is not a regular file; remove it and log in again", path)
+	}
+	f, err := os.Open(path)
 	if err != nil {
 		return Grant{}, err
 	}
-	if !info.Mode().IsRegular() {
-		return Grant{}, fmt.Errorf("%s is not a regular file; remove it and log in again", path)
+	defer f.Close()
+	if info, err = f.Stat(); err != nil {
+		return Grant{}, err
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return Grant{}, fmt.Errorf("%s holds a refresh token, and others than its owner have access to it (mode %04o); "+
@@ -135,8 +138,7 @@ func (s *Store) lock() (unlock func(), err error) {
 		return nil, fmt.Errorf("the folder of the queue: %w; start relayd once, which makes it", err)
 	}
 	if err := os.Mkdir(s.dir(), 0o700); err == nil {
-		err = errors.Join(giveTo(s.dir(), owner), syncDir(s.dataDir))
-		if err != nil {
+		if err := errors.Join(giveDirTo(s.dir(), owner), syncDir(s.dataDir)); err != nil {
 			return nil, err
 		}
 	} else if !errors.Is(err, fs.ErrExist) {
@@ -150,11 +152,12 @@ func (s *Store) lock() (unlock func(), err error) {
 		return nil, fmt.Errorf("%s must be a folder that its owner alone has access to (it is %v); chmod 700 %s", s.dir(), mode, s.dir())
 	}
 	path := filepath.Join(s.dir(), "lock")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	// Root must not be led elsewhere by who owns the folder.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|noFollow, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(giveTo(path, owner), lockFile(f)); err != nil {
+	if err := errors.Join(giveTo(f, owner), lockFile(f)); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -182,7 +185,7 @@ func (s *Store) write(name string, g Grant) (err error) {
 		}
 	}()
 	_, err = f.Write(append(text, '\n'))
-	if err := errors.Join(err, giveTo(f.Name(), owner), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(err, giveTo(f, owner), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), s.Path(name)); err != nil {
