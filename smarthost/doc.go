@@ -21,7 +21,6 @@
 //     (RFC 1047). The attempt fails for now and is marked as a possible duplicate; no other host gets the message.
 //   - A connection kept from an earlier transaction turns out to be dead before DATA was answered: a new one replaces
 //     it, and nobody hears of it.
-//
 //   - The route logs in with OAuth2 tokens and has none, or the host refuses one: a refused token is renewed once, at
 //     once. After that it is a refused login, a site failure like any other. A password is never tried in its place.
 //

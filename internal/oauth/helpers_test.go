@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -67,7 +68,7 @@ type rig struct {
 	store  *Store
 	dir    string
 	log    *safeBuffer
-	back   int // calls of Recovered
+	back   atomic.Int32 // calls of Recovered
 }
 
 type safeBuffer struct {
@@ -97,7 +98,7 @@ func newRig(t *testing.T, o issuer.Options, a Account) *rig {
 	}
 	g.Source = New(a, Options{Store: g.store, Transport: inMemory{g.server},
 		Log:       slog.New(slog.NewTextHandler(g.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Recovered: func() { g.back++ }})
+		Recovered: func() { g.back.Add(1) }})
 	t.Cleanup(g.Close)
 	return g
 }

@@ -120,7 +120,7 @@ func TestSource_ATokenThatLivesIsUsedWhileTheEndpointIsDown(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				g.mustBeAway(t)
-				if g.back != 0 {
+				if g.back.Load() != 0 {
 					t.Error("said to be back")
 				}
 				before := g.requests()
@@ -131,8 +131,8 @@ func TestSource_ATokenThatLivesIsUsedWhileTheEndpointIsDown(t *testing.T) {
 				g.server.Fail(nil)
 				time.Sleep(time.Minute + tick)
 				g.must(t, "")
-				if g.back != 1 || g.Status().Problem != "" {
-					t.Errorf("back %d times, %+v", g.back, g.Status())
+				if g.back.Load() != 1 || g.Status().Problem != "" {
+					t.Errorf("back %d times, %+v", g.back.Load(), g.Status())
 				}
 				if n := strings.Count(g.log.String(), "level=WARN"); n != 1 || strings.Contains(g.log.String(), "level=ERROR") {
 					t.Errorf("%d warnings:\n%s", n, g.log)
@@ -169,8 +169,8 @@ func TestSource_ARevokedGrantIsLoudAndSeldomTriedAndEndsWithTheNextLogin(t *test
 		time.Sleep(tick)
 		synctest.Wait()
 		g.must(t, "")
-		if g.back != 1 {
-			t.Errorf("told %d times that it is back", g.back)
+		if g.back.Load() != 1 {
+			t.Errorf("told %d times that it is back", g.back.Load())
 		}
 	})
 }
