@@ -5,9 +5,11 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 # The race detector needs cgo and a C compiler.
 RACE    := $(shell if command -v $${CC:-cc} >/dev/null 2>&1 && [ "$$($(GO) env CGO_ENABLED)" = 1 ]; then echo -race; fi)
+# How long "make fuzz" fuzzes each target.
+FUZZTIME ?= 1m
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build test check peers demo install clean
+.PHONY: help build test check fuzz peers demo install clean
 
 help:           ## list the targets
 	@sed -n 's/^\([a-z-]*\): *[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -18,12 +20,16 @@ build:          ## build bin/relayd and bin/relayctl
 test:           ## run the whole suite, with the race detector where there is a C compiler
 	$(GO) test $(RACE) ./...
 
-check: test     ## test, and vet, staticcheck, formatting, import rules
+check: test     ## test, and vet, staticcheck, formatting, import rules, half a second of fuzzing each
 	$(GO) vet ./... && $(GO) vet -tags peers ./...
 	$(GO) run $(STATICCHECK) -tags peers ./...
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
 	$(GO) test -count=1 ./test/house
+	GO=$(GO) FUZZTIME=500ms FUZZCACHE=none sh test/fuzz/run.sh
 	$(GO) mod verify && $(GO) mod tidy -diff
+
+fuzz:           ## fuzz each parser of foreign octets for FUZZTIME (1m)
+	GO=$(GO) FUZZTIME=$(FUZZTIME) sh test/fuzz/run.sh
 
 peers:          ## install real Postfix, Exim, swaks, msmtp and npm's smtp-server, and run against them
 	sh test/peers/run.sh

@@ -248,11 +248,11 @@ func (q *Queue) load(id ID, c *cached) (r *record, err error) {
 	return r, err
 }
 
-// retryRead reads from the store, and waits while it is being opened again.
+// retryRead reads from the store, and waits while that is being opened again.
 func (q *Queue) retryRead(f func(*store) error) error {
 	for {
 		err := q.committer.read(f)
-		if !errors.Is(err, errStore) {
+		if err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, errDamaged) {
 			return err
 		}
 		select {

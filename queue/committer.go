@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	bolterrors "go.etcd.io/bbolt/errors"
+
 	"relayd/internal/envelope"
 )
 
@@ -36,8 +38,11 @@ type committer struct {
 	dir  string
 	log  *slog.Logger
 	open func(dir string) (*store, error)
+	// patience is how long outcomes alone wait for an intake, to be committed with it.
+	patience time.Duration
 
 	requests chan *request
+	failing  chan struct{} // the store has failed by itself
 	quit     chan struct{} // a recovery gives up
 	last     chan struct{} // no request comes any more
 	stopped  chan struct{}
@@ -57,13 +62,24 @@ const (
 	reopenMax     = 5 * time.Second
 )
 
-func newCommitter(dir string, st *store, log *slog.Logger) *committer {
-	return &committer{
-		dir: dir, log: log, open: openStore, store: st,
+func newCommitter(dir string, st *store, log *slog.Logger, patience time.Duration) *committer {
+	c := &committer{
+		dir: dir, log: log, open: openStore, store: st, patience: patience,
 		requests: make(chan *request, batchRequests),
+		failing:  make(chan struct{}, 1),
 		quit:     make(chan struct{}),
 		last:     make(chan struct{}),
 		stopped:  make(chan struct{}),
+	}
+	st.failing = c.fail
+	return c
+}
+
+// fail tells the committer that its store has failed although nobody is committing.
+func (c *committer) fail() {
+	select {
+	case c.failing <- struct{}{}:
+	default:
 	}
 }
 
@@ -103,14 +119,21 @@ func (c *committer) commit(keep bool, changes ...*change) error {
 	return <-done
 }
 
-// read runs f with the store, which stays open meanwhile. f must be brief: an open reader can hold up a commit.
+// read runs f with the store, which stays open meanwhile. f must be brief: an open reader can hold up a commit. A store
+// that cannot be read is opened anew, like one that cannot be written.
 func (c *committer) read(f func(*store) error) error {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if c.store == nil {
 		return errStore
 	}
-	return f(c.store)
+	err := f(c.store)
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
+		c.store.fail(err)
+		c.fail()
+		return errStore
+	}
+	return err
 }
 
 func (c *committer) run() {
@@ -118,12 +141,14 @@ func (c *committer) run() {
 	for {
 		select {
 		case first := <-c.requests:
-			c.write(c.drain(first))
+			c.write(c.gather(first))
+		case <-c.failing:
+			c.write(nil)
 		case <-c.last:
 			for {
 				select {
 				case first := <-c.requests:
-					c.write(c.drain(first))
+					c.write(c.drain([]*request{first}))
 				default:
 					return
 				}
@@ -132,8 +157,53 @@ func (c *committer) run() {
 	}
 }
 
-func (c *committer) drain(first *request) []*request {
-	batch, bytes := []*request{first}, first.size()
+// gather returns what first is committed with: all that waits already. Outcomes alone, for which no client is waiting,
+// wait a moment for the next intake, so that they cost no flush of their own.
+func (c *committer) gather(first *request) []*request {
+	batch := c.drain([]*request{first})
+	if c.patience <= 0 || !patient(batch) {
+		return batch
+	}
+	timer := time.NewTimer(c.patience)
+	defer timer.Stop()
+	for len(batch) < outcomeBatch {
+		select {
+		case r := <-c.requests:
+			if batch = c.drain(append(batch, r)); !patient(batch) {
+				return batch
+			}
+		case <-timer.C:
+			return batch
+		case <-c.quit:
+			return batch
+		}
+	}
+	return batch
+}
+
+const (
+	// outcomePatience is the patience of a queue: long for a client that sends one message after the other, short for
+	// what a crash would have delivered twice.
+	outcomePatience = 4 * time.Millisecond
+	// outcomeBatch is how many outcomes are worth a flush of their own.
+	outcomeBatch = 16
+)
+
+func patient(batch []*request) bool {
+	for _, r := range batch {
+		if !r.keep {
+			return false
+		}
+	}
+	return true
+}
+
+// drain adds to batch what waits already.
+func (c *committer) drain(batch []*request) []*request {
+	bytes := 0
+	for _, r := range batch {
+		bytes += r.size()
+	}
 	for len(batch) < batchRequests && bytes < batchBytes {
 		select {
 		case r := <-c.requests:
@@ -252,7 +322,7 @@ func (c *committer) reopen(changes []*change) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.store != nil {
-		if err := c.store.close(); err != nil {
+		if err := c.store.abandon(); err != nil {
 			c.log.Warn("closing the failed store", "error", err)
 		}
 		c.store = nil
@@ -261,8 +331,9 @@ func (c *committer) reopen(changes []*change) error {
 	if err != nil {
 		return err
 	}
+	st.failing = c.fail
 	if err := st.commit(changes); err != nil {
-		return errors.Join(err, st.close())
+		return errors.Join(err, st.abandon())
 	}
 	c.store = st
 	return nil

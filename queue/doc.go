@@ -5,8 +5,9 @@
 // crash at any point changes that only back to waiting. Delivery is at least once: a recipient is delivered to twice
 // only when the daemon dies, or a connection does, between a host's acceptance and the commit that records it.
 //
-// How it is kept: all that is to be durable goes through one goroutine, the committer, which writes what waits in one
-// bbolt transaction. Another goroutine, the scheduler, owns what is due and what is in flight; it starts an attempt
+// How it is kept: all that is to be durable goes through one goroutine, the committer, which appends what waits to the
+// journal as one frame and syncs it once; the bbolt database gets the same changes in the background, many commits in
+// one transaction, and a start writes there what a crash has left in the journal. Another goroutine, the scheduler, owns what is due and what is in flight; it starts an attempt
 // when its route has room, and settles the outcome, with the report it may need, in one commit.
 //
 // What happens on failure:

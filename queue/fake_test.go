@@ -137,7 +137,7 @@ type rig struct {
 func openRig(t *testing.T, dir string, tr *fakeTransport, p Policy) *rig {
 	t.Helper()
 	log := &syncBuffer{}
-	q, err := Open(Options{Dir: dir, Hostname: "relay.example", Transport: tr, Policy: p,
+	q, err := Open(Options{hasty: true, Dir: dir, Hostname: "relay.example", Transport: tr, Policy: p,
 		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 	if err != nil {
 		t.Fatal(err)

@@ -30,6 +30,9 @@ func readDisk(s *store) (*disk, error) {
 	each := func(b *bolt.Bucket, f func(id ID, v []byte) error) error {
 		return b.ForEach(func(k, v []byte) error { return f(ID(binary.BigEndian.Uint64(k)), v) })
 	}
+	if err := settled(s); err != nil {
+		return nil, err
+	}
 	err := s.db.View(func(tx *bolt.Tx) error {
 		d.quarantined = tx.Bucket(bucketQuarantine()).Inspect().KeyN
 		return errors.Join(

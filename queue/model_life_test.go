@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"math"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -45,7 +44,7 @@ func (w *world) nextLife() int {
 // lossy says that the last life may have ended with outcomes that were not recorded.
 func (w *world) startLife(dir string, lossy bool) {
 	lf := &life{w: w, dir: dir}
-	q, err := Open(Options{Dir: dir, Hostname: "relay.example", Transport: lf, Policy: w.policy, Log: slog.New(lf)})
+	q, err := Open(Options{hasty: true, Dir: dir, Hostname: "relay.example", Transport: lf, Policy: w.policy, Log: slog.New(lf)})
 	if err != nil {
 		w.rt.Fatalf("Open: %v", err)
 	}
@@ -59,7 +58,7 @@ func (w *world) startLife(dir string, lossy bool) {
 }
 
 // quicken spares the store what only takes time here: syncs, since nobody pulls the plug, and a large file.
-func quicken(st *store) { st.db.NoSync, st.db.AllocSize = true, 64<<10 }
+func quicken(st *store) { st.db.NoSync, st.db.AllocSize, st.journal.unsynced = true, 64<<10, true }
 
 // stop ends the daemon in order, with patience for what is under way.
 func (w *world) stop(rt *rapid.T, patience time.Duration) {
@@ -150,37 +149,38 @@ func (lf *life) moment() {
 	defer c.mu.Unlock()
 	lf.dead = true
 	lf.copied = filepath.Join(w.dir, fmt.Sprintf("life%d", w.nextLife()))
-	if err := copyFolder(lf.copied, lf.dir, used(c.store)); err != nil {
+	if err := copyFolder(lf.copied, lf.dir, c.store); err != nil {
 		w.fault("cannot copy the folder: %v", err)
 	}
 }
 
-// used returns how many octets of its file a database uses: all for one that has failed.
-func used(st *store) (size int64) {
-	size = math.MaxInt64
-	if st != nil {
-		_ = st.db.View(func(tx *bolt.Tx) error { size = tx.Size(); return nil })
-	}
-	return size
-}
-
-func copyFolder(to, from string, size int64) error {
+// copyFolder copies a queue as a crash would leave it now. A layer may be on its way to the database: then the copy has
+// what was there before.
+func copyFolder(to, from string, st *store) error {
 	if err := os.MkdirAll(filepath.Join(to, "spool"), 0o700); err != nil {
 		return err
 	}
-	err := errors.Join(copyFile(to, from, databaseName, size), copyFile(to, from, markerName, math.MaxInt64))
+	if st != nil {
+		st.commits.Lock() // the journal stands still
+		defer st.commits.Unlock()
+	}
+	var err error
+	if st == nil || st.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(filepath.Join(to, databaseName), 0o600) }) != nil {
+		err = copyFile(to, from, databaseName) // that of a store that has failed
+	}
+	err = errors.Join(err, copyFile(to, from, markerName), copyFile(to, from, journalName(0)), copyFile(to, from, journalName(1)))
 	spooled, readErr := os.ReadDir(filepath.Join(from, "spool"))
 	for _, e := range spooled {
 		// One that is removed meanwhile was needed by no record any more.
-		if e := copyFile(to, from, filepath.Join("spool", e.Name()), math.MaxInt64); !errors.Is(e, fs.ErrNotExist) {
+		if e := copyFile(to, from, filepath.Join("spool", e.Name())); !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)
 		}
 	}
 	return errors.Join(err, readErr)
 }
 
-// copyFile copies at most size octets of the file called name.
-func copyFile(to, from, name string, size int64) error {
+// copyFile copies the file called name.
+func copyFile(to, from, name string) error {
 	src, err := os.Open(filepath.Join(from, name))
 	if err != nil {
 		return err
@@ -190,7 +190,7 @@ func copyFile(to, from, name string, size int64) error {
 	if err != nil {
 		return err
 	}
-	_, err = io.Copy(dst, io.LimitReader(src, size))
+	_, err = io.Copy(dst, src)
 	return errors.Join(err, dst.Close())
 }
 
@@ -205,7 +205,7 @@ func (w *world) breakStore(rt *rapid.T, fails int) {
 	c := lf.q.committer
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.store.db.Close(); err != nil {
+	if err := sever(c.store); err != nil {
 		rt.Fatal(err)
 	}
 	c.open = func(dir string) (*store, error) {

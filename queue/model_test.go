@@ -246,7 +246,7 @@ func (w *world) failStore(rt *rapid.T) {
 	if len(letters) > 0 && !slices.ContainsFunc(letters, func(l *letter) bool { return l.state == turnedAway }) {
 		rt.Fatalf("%s was accepted by a store that has failed", letters[0].name)
 	}
-	w.life.q.committer.submit(&request{keep: true, done: func(error) {}}) // a store that nobody writes to does not notice
+	w.life.q.committer.notice() // a store that nobody writes to does not notice
 	if rapid.Bool().Draw(rt, "answers come meanwhile") {
 		for _, r := range routes {
 			w.turnTo(r, fair)

@@ -18,6 +18,8 @@ type Options struct {
 	Transport Transport
 	Policy    Policy
 	Log       *slog.Logger
+
+	hasty bool // outcomes are committed without outcomePatience, for tests that look at once
 }
 
 // Queue owns the messages of one folder.
@@ -66,7 +68,11 @@ func Open(o Options) (*Queue, error) {
 	}
 	q := &Queue{dir: o.Dir, log: o.Log, free: freeSpace{dir: o.Dir}, fullLog: atMost{every: time.Minute}}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
-	q.committer = newCommitter(o.Dir, st, o.Log)
+	patience := outcomePatience
+	if o.hasty {
+		patience = 0
+	}
+	q.committer = newCommitter(o.Dir, st, o.Log, patience)
 	q.scheduler = newScheduler(q)
 	q.Configure(o.Transport, o.Hostname, o.Policy)
 	if err := q.restore(st); err != nil {
@@ -80,6 +86,9 @@ func Open(o Options) (*Queue, error) {
 func (q *Queue) restore(st *store) (err error) {
 	if q.spool, err = openSpool(q.dir); err != nil {
 		return err
+	}
+	if st.missing > 0 {
+		q.log.Error("the queue's journal is damaged; what these commits held may be lost", "commits", st.missing)
 	}
 	removed, err := q.spool.sweep(st.has)
 	if err != nil {

@@ -84,7 +84,7 @@ func TestQueue_RestartResumes(t *testing.T) {
 
 func TestQueue_SecondDaemonIsTurnedAway(t *testing.T) {
 	r := startRig(t, newFakeTransport(), testPolicy)
-	_, err := Open(Options{Dir: r.dir, Transport: r.transport, Policy: testPolicy, Log: r.Queue.log})
+	_, err := Open(Options{hasty: true, Dir: r.dir, Transport: r.transport, Policy: testPolicy, Log: r.Queue.log})
 	if !errors.Is(err, ErrLocked) {
 		t.Fatalf("second Open: %v", err)
 	}
@@ -103,7 +103,7 @@ func TestQueue_EmptiedDatabaseIsNotTakenForANewQueue(t *testing.T) {
 		if err := damage(filepath.Join(dir, databaseName)); err != nil && name != "empty" {
 			t.Fatal(err)
 		}
-		_, err := Open(Options{Dir: dir, Transport: newFakeTransport(), Policy: testPolicy})
+		_, err := Open(Options{hasty: true, Dir: dir, Transport: newFakeTransport(), Policy: testPolicy})
 		if err == nil || !strings.Contains(err.Error(), markerName) {
 			t.Errorf("%s: %v", name, err)
 		}

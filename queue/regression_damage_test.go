@@ -122,6 +122,9 @@ func TestDamage_DueIndexIsMadeAnew(t *testing.T) {
 // damageDue does do to the lines of the due index that hit names, in order.
 func damageDue(t *testing.T, r *rig, hit []bool, do func(b *bolt.Bucket, k, v []byte) error) {
 	t.Helper()
+	if err := settled(r.committer.store); err != nil {
+		t.Fatal(err)
+	}
 	err := r.committer.store.db.Update(func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucketDue())
 		lines := map[string][]byte{}

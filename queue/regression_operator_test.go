@@ -237,7 +237,7 @@ func TestClose_EndsWhenTheStoreHasGoneUnnoticed(t *testing.T) {
 		synctest.Wait()
 		c := r.committer
 		c.mu.Lock()
-		if err := c.store.db.Close(); err != nil {
+		if err := sever(c.store); err != nil {
 			t.Fatal(err)
 		}
 		c.open = func(string) (*store, error) { return nil, errors.New("injected: the disk is away") }

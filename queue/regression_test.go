@@ -27,15 +27,9 @@ func (r *rig) breakStore() (mend func()) {
 	c := r.committer
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	path := c.store.db.Path()
-	if err := c.store.db.Close(); err != nil {
+	if err := errors.Join(settled(c.store), c.store.journal.close()); err != nil { // no append gets through
 		r.t.Fatal(err)
 	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true})
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	c.store = &store{db: db}
 	reopen := c.open
 	c.open = func(dir string) (*store, error) {
 		if !back.Load() {
@@ -44,6 +38,29 @@ func (r *rig) breakStore() (mend func()) {
 		return reopen(dir)
 	}
 	return func() { back.Store(true) }
+}
+
+// settled brings the database up to date, for a look at it.
+func settled(s *store) error {
+	s.commits.Lock()
+	defer s.commits.Unlock()
+	return s.flush()
+}
+
+// sever makes every commit to the store fail, and every read.
+func sever(s *store) error {
+	s.commits.Lock()
+	defer s.commits.Unlock()
+	if s.written != nil {
+		<-s.written
+	}
+	return errors.Join(s.journal.close(), s.db.Close())
+}
+
+// notice has the store fail as when its background work fails.
+func (c *committer) notice() {
+	_ = c.read(func(s *store) error { return s.fail(errors.New("injected: the disk has gone")) })
+	c.fail()
 }
 
 // change writes to the store behind the queue's back.
@@ -66,6 +83,9 @@ func mustID(t *testing.T, s string) ID {
 // dueLines counts the lines of the due index, good ones and damaged ones.
 func dueLines(t *testing.T, s *store) (n int) {
 	t.Helper()
+	if err := settled(s); err != nil {
+		t.Fatal(err)
+	}
 	if err := s.db.View(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketDue()).ForEach(func(_, _ []byte) error { n++; return nil })
 	}); err != nil {
@@ -83,7 +103,7 @@ func TestCommitter_AnswersWhatComesAfterItsEnd(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := newCommitter(dir, st, slog.New(slog.DiscardHandler))
+			c := newCommitter(dir, st, slog.New(slog.DiscardHandler), 0)
 			go c.run()
 			if err := c.close(); err != nil {
 				t.Fatal(err)

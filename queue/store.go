@@ -2,23 +2,53 @@ package queue
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// store is the seam to bbolt: records and content in, records and content out, one commit. Nothing outside this
-// file knows a bucket or a transaction. Envelopes, content and the due index are buckets of their own, so that
-// neither a start nor a list reads content.
+// store is the seam to what is on disk: records and content in, records and content out, one commit. Nothing outside
+// this file and layer.go knows a bucket or a transaction. Envelopes, content and the due index are buckets of their own,
+// so that neither a start nor a list reads content.
+//
+// A commit is durable once it is in the journal. It is then kept in memory too, in the active layer, which is written to
+// the database, in the background and in one transaction, when it has grown or aged; a start writes what a crash has
+// left in the journal. Whoever reads looks through the layers first, so that nobody else knows of all this.
 type store struct {
-	db *bolt.DB
+	db      *bolt.DB
+	journal *journal // nil for one that is only read
+	missing int      // commits in the journal that could not be read at the start
+
+	commits sync.Mutex // held by a commit, and to rotate
+	timer   *time.Timer
+	closed  bool
+	// written is closed when the frozen layer is in the database, or that failed. failing is called on the latter.
+	written chan struct{}
+	failing func()
+
+	mu      sync.RWMutex // guards what follows
+	active  *layer
+	frozen  *layer // on its way to the database; nil when none is
+	failure error  // of the journal or the database: nothing is known of what was being written
 }
+
+// Bounds of a layer: it is written to the database when it has so many octets or so old changes, and commits wait for the
+// one before it when it has layerMax.
+const (
+	layerSize = 4 << 20
+	layerAge  = time.Second
+	layerMax  = 32 << 20
+)
 
 // change is what one step does to one message. A commit applies many of them or none.
 type change struct {
@@ -61,8 +91,6 @@ func (c *change) undo() *change {
 
 const (
 	databaseName = "queue.db"
-	markerName   = "FORMAT"
-	markerText   = "relayd queue, format 1\n"
 )
 
 func bucketEnvelopes() []byte  { return []byte("envelopes") }
@@ -70,6 +98,7 @@ func bucketBodies() []byte     { return []byte("bodies") }
 func bucketDue() []byte        { return []byte("due") }
 func bucketHistory() []byte    { return []byte("history") }
 func bucketQuarantine() []byte { return []byte("quarantine") }
+func bucketJournal() []byte    { return []byte("journal") }
 
 func boltOptions() *bolt.Options {
 	return &bolt.Options{
@@ -83,45 +112,102 @@ func boltOptions() *bolt.Options {
 	}
 }
 
-// openStore opens or creates the database in dir. A marker beside it tells a folder that was never used from one
-// whose database was lost or emptied: bbolt would silently turn the latter into a new, empty queue.
+// openStore opens or creates the store in dir.
 func openStore(dir string) (*store, error) {
-	path, marker := filepath.Join(dir, databaseName), filepath.Join(dir, markerName)
-	used, err := checkMarker(marker)
+	path := filepath.Join(dir, databaseName)
+	format, err := checkFormat(dir)
 	if err != nil {
 		return nil, err
-	}
-	if used {
-		if info, err := os.Stat(path); err != nil || info.Size() == 0 {
-			return nil, fmt.Errorf("%s is missing or empty, though %s says that a queue was here; "+
-				"put the database back, or remove %s to begin with an empty queue", path, marker, marker)
-		}
 	}
 	db, err := openBolt(path, boltOptions())
 	if err != nil {
 		return nil, err
 	}
-	err = db.Update(func(tx *bolt.Tx) error {
-		for _, name := range [][]byte{bucketEnvelopes(), bucketBodies(), bucketDue(), bucketHistory(), bucketQuarantine()} {
+	s := &store{db: db}
+	if err = migrate(dir, format); err == nil {
+		err = s.recover(dir)
+	}
+	if err == nil && format != currentFormat {
+		err = writeFormat(dir)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot prepare %s: %w", path, err), s.abandon())
+	}
+	return s, nil
+}
+
+// recover makes the buckets, writes to the database what a crash has left in the journal, and begins a new generation.
+func (s *store) recover(dir string) error {
+	state, err := s.journalState()
+	if err != nil {
+		return err
+	}
+	left, err := state.load(dir)
+	if err != nil {
+		return err
+	}
+	s.missing = left.missing
+	if s.journal, err = openJournal(dir, left.gen+1); err != nil {
+		return err
+	}
+	s.active = newLayer(left.gen + 1)
+	return s.db.Update(func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{bucketEnvelopes(), bucketBodies(), bucketDue(), bucketHistory(), bucketJournal(), bucketQuarantine()} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
 		}
-		return nil
+		if err := left.write(openBuckets(tx)); err != nil {
+			return err
+		}
+		return journalState{left.gen, s.journal.salt}.put(tx)
 	})
-	if err == nil && !used {
-		err = writeFileSync(marker, []byte(markerText))
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("cannot prepare %s: %w", path, err), db.Close())
-	}
-	return &store{db: db}, nil
 }
 
-// openStoreReadOnly opens the database of a queue that no daemon holds.
+// load returns what the journal in dir holds and the database does not.
+func (s journalState) load(dir string) (*layer, error) {
+	l := newLayer(s.gen)
+	if s.salt == 0 {
+		return l, nil
+	}
+	gen, missing, err := s.replay(dir, l.apply)
+	if err != nil {
+		return nil, err
+	}
+	l.gen, l.missing = gen, missing
+	return l, nil
+}
+
+func (s *store) journalState() (st journalState, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		b := tx.Bucket(bucketJournal())
+		if b == nil {
+			return nil
+		}
+		v, err := openValue(b.Get([]byte(stateKey)))
+		if err != nil || len(v) != 16 {
+			return fmt.Errorf("what the database says of the journal cannot be read: %w", errDamaged)
+		}
+		st = journalState{binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])}
+		return nil
+	})
+	return st, err
+}
+
+const stateKey = "state"
+
+func (s journalState) put(tx *bolt.Tx) error {
+	v := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, s.gen), s.salt)
+	return tx.Bucket(bucketJournal()).Put([]byte(stateKey), sealValue(v))
+}
+
+// openStoreReadOnly opens the store of a queue that no daemon holds.
 func openStoreReadOnly(dir string) (*store, error) {
 	path := filepath.Join(dir, databaseName)
 	if _, err := os.Stat(path); err != nil {
+		return nil, err
+	}
+	if _, err := checkFormat(dir); err != nil {
 		return nil, err
 	}
 	opts := boltOptions()
@@ -131,16 +217,23 @@ func openStoreReadOnly(dir string) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
+	s := &store{db: db}
 	err = db.View(func(tx *bolt.Tx) error {
 		if tx.Bucket(bucketQuarantine()) == nil { // the last one that a first start makes
 			return fmt.Errorf("%s was never finished; start relayd once", path)
 		}
 		return nil
 	})
+	if err == nil {
+		var state journalState
+		if state, err = s.journalState(); err == nil {
+			s.active, err = state.load(dir)
+		}
+	}
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &store{db: db}, nil
+	return s, nil
 }
 
 func openBolt(path string, opts *bolt.Options) (db *bolt.DB, err error) {
@@ -160,27 +253,81 @@ func openBolt(path string, opts *bolt.Options) (db *bolt.DB, err error) {
 	return db, nil
 }
 
-func checkMarker(path string) (used bool, err error) {
-	text, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return false, nil
-	case errors.Is(err, os.ErrPermission):
-		return false, fmt.Errorf("%w; the folder belongs to another user: give it to the one that relayd runs as, with chown -R", err)
-	case err != nil:
-		return false, err
-	case string(text) != markerText:
-		return false, fmt.Errorf("%s says %q; this version reads only %q; install the relayd that wrote it", path, text, markerText)
+// close writes everything to the database and closes the store.
+func (s *store) close() error {
+	var err error
+	if s.journal != nil {
+		s.commits.Lock()
+		if err = s.flush(); err == nil {
+			err = s.journal.remove()
+		}
+		s.commits.Unlock()
 	}
-	return true, nil
+	return errors.Join(err, s.abandon())
 }
 
-func (s *store) close() error { return s.db.Close() }
+// abandon closes the store as it is: the next start writes to the database what is in the journal.
+func (s *store) abandon() error {
+	s.commits.Lock()
+	defer s.commits.Unlock()
+	s.closed = true
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	if s.written != nil {
+		<-s.written
+	}
+	err := s.db.Close()
+	if s.journal != nil {
+		err = errors.Join(err, s.journal.close())
+	}
+	return err
+}
 
-// commit applies all changes in one durable transaction. After an error nothing is known of them: bbolt may fail
-// on the second of its two syncs and the data be there all the same.
+// commit makes all changes durable, or none. After an error nothing is known of them: they may be on disk all the same,
+// and the store is of no more use but to read and to be closed.
 func (s *store) commit(changes []*change) error {
-	return s.db.Update(func(tx *bolt.Tx) error {
+	s.commits.Lock()
+	defer s.commits.Unlock()
+	if s.journal == nil {
+		return bolterrors.ErrDatabaseReadOnly
+	}
+	if err := s.failed(); err != nil || len(changes) == 0 {
+		return err
+	}
+	deltas := make([]delta, 0, len(changes))
+	for _, c := range changes {
+		if c.direct() {
+			return s.commitDirectly(changes)
+		}
+		deltas = append(deltas, c.delta())
+	}
+	if err := s.journal.append(deltas); err != nil {
+		return s.fail(err)
+	}
+	s.mu.Lock()
+	for _, d := range deltas {
+		s.active.apply(d)
+	}
+	size, busy := s.active.size, s.frozen != nil
+	s.mu.Unlock()
+	switch {
+	case size >= layerMax || size >= layerSize && !busy:
+		s.rotate()
+	case s.timer == nil:
+		s.timer = time.AfterFunc(layerAge, s.aged)
+	}
+	return nil
+}
+
+// direct reports whether the change is one of the rare ones that depend on what the database holds. They are made there.
+func (c *change) direct() bool { return c.quarantine != "" || !c.prune.IsZero() }
+
+func (s *store) commitDirectly(changes []*change) error {
+	if err := s.flush(); err != nil {
+		return err
+	}
+	err := s.db.Update(func(tx *bolt.Tx) error {
 		b := openBuckets(tx)
 		for _, c := range changes {
 			if err := b.apply(c); err != nil {
@@ -189,6 +336,96 @@ func (s *store) commit(changes []*change) error {
 		}
 		return nil
 	})
+	if err != nil {
+		return s.fail(err)
+	}
+	return nil
+}
+
+func (s *store) failed() error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.failure
+}
+
+func (s *store) fail(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failure == nil {
+		s.failure = err
+	}
+	return s.failure
+}
+
+// aged writes the active layer to the database because of its age.
+func (s *store) aged() {
+	s.commits.Lock()
+	defer s.commits.Unlock()
+	s.timer = nil
+	if !s.closed && s.failed() == nil && !s.active.empty() {
+		s.rotate()
+	}
+}
+
+// flush returns once the database has everything. s.commits is held.
+func (s *store) flush() error {
+	if !s.active.empty() && s.failed() == nil {
+		s.rotate()
+	}
+	if s.written != nil {
+		<-s.written
+	}
+	return s.failed()
+}
+
+// rotate freezes the active layer, and has it written to the database once the one before it is there. s.commits is
+// held.
+func (s *store) rotate() {
+	if s.written != nil {
+		<-s.written
+	}
+	if s.failed() != nil {
+		return
+	}
+	if s.timer != nil {
+		s.timer.Stop()
+		s.timer = nil
+	}
+	if err := s.journal.rotate(); err != nil {
+		s.fail(err)
+		return
+	}
+	s.mu.Lock()
+	s.frozen, s.active = s.active, newLayer(s.journal.gen)
+	s.mu.Unlock()
+	s.written = make(chan struct{})
+	go s.checkpoint(s.frozen, s.written)
+}
+
+// checkpoint writes a frozen layer to the database.
+func (s *store) checkpoint(l *layer, written chan<- struct{}) {
+	defer close(written)
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		if err := l.write(openBuckets(tx)); err != nil {
+			return err
+		}
+		return journalState{l.gen, s.journal.salt}.put(tx)
+	})
+	if err != nil {
+		s.fail(fmt.Errorf("writing the journal to the database: %w", err))
+		if s.failing != nil {
+			s.failing()
+		}
+		return
+	}
+	s.mu.Lock()
+	s.frozen = nil
+	s.mu.Unlock()
+}
+
+// layers calls f with the layers that there are, the newest first, until it returns true. s.mu is held.
+func (s *store) layers(f func(*layer) bool) bool {
+	return s.active != nil && f(s.active) || s.frozen != nil && f(s.frozen)
 }
 
 type buckets struct {
@@ -196,47 +433,29 @@ type buckets struct {
 }
 
 func openBuckets(tx *bolt.Tx) buckets {
-	return buckets{tx.Bucket(bucketEnvelopes()), tx.Bucket(bucketBodies()), tx.Bucket(bucketDue()),
+	b := buckets{tx.Bucket(bucketEnvelopes()), tx.Bucket(bucketBodies()), tx.Bucket(bucketDue()),
 		tx.Bucket(bucketHistory()), tx.Bucket(bucketQuarantine())}
+	// Keys rise with time: pages are filled, not halved.
+	for _, rising := range []*bolt.Bucket{b.envelopes, b.bodies, b.history} {
+		rising.FillPercent = 0.9
+	}
+	return b
 }
 
+// apply makes a change that is direct, or one that came with it in a commit.
 func (b buckets) apply(c *change) error {
-	key := idKey(c.id)
-	if c.hasOld && (!c.hasNew || c.oldSlot != c.newSlot) {
-		if err := b.due.Delete(c.oldSlot.key()); err != nil {
-			return err
-		}
-	}
-	if c.hasNew && (!c.hasOld || c.oldSlot != c.newSlot) {
-		if err := b.due.Put(c.newSlot.key(), c.newSlot.value()); err != nil {
-			return err
-		}
-	}
-	if c.quarantine != "" {
-		return b.setAside(key, c.quarantine)
-	}
 	if !c.prune.IsZero() {
 		var err error
 		c.pruned, err = b.pruneHistory(c.prune)
 		return err
 	}
-	if c.putValue != nil {
-		if err := b.envelopes.Put(key, c.putValue); err != nil {
-			return err
-		}
+	l := newLayer(0)
+	l.apply(c.delta())
+	if err := l.write(b); err != nil {
+		return err
 	}
-	if c.body != nil {
-		if err := b.bodies.Put(key, c.body); err != nil {
-			return err
-		}
-	}
-	if c.historyValue != nil {
-		if err := b.history.Put(key, c.historyValue); err != nil {
-			return err
-		}
-	}
-	if c.remove {
-		return errors.Join(b.envelopes.Delete(key), b.bodies.Delete(key))
+	if c.quarantine != "" {
+		return b.setAside(idKey(c.id), c.quarantine)
 	}
 	return nil
 }
@@ -255,57 +474,86 @@ func (b buckets) setAside(key []byte, why string) error {
 	return b.envelopes.Delete(key) // its content stays in bodies or in the spool
 }
 
-// record returns the record of a queued message, or ErrNotFound, or an error that is errDamaged.
-func (s *store) record(id ID) (r *record, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
-		v := tx.Bucket(bucketEnvelopes()).Get(idKey(id))
-		if v == nil {
-			return ErrNotFound
-		}
-		r, err = decodeRecord(id, v)
-		return err
+// value returns what a bucket holds for a message, or ErrNotFound. It is not to be changed.
+func (s *store) value(id ID, bucket []byte, of func(*layer) map[ID]pending) (value []byte, err error) {
+	s.mu.RLock()
+	known := s.layers(func(l *layer) bool {
+		p, ok := of(l)[id]
+		value = p.value
+		return ok
 	})
-	return r, err
+	s.mu.RUnlock()
+	if !known {
+		// What leaves a layer meanwhile is in the database by then.
+		err = s.db.View(func(tx *bolt.Tx) error {
+			if b := tx.Bucket(bucket); b != nil {
+				value = bytes.Clone(b.Get(idKey(id)))
+			}
+			return nil
+		})
+	}
+	if err == nil && value == nil {
+		err = ErrNotFound
+	}
+	return value, err
+}
+
+func (l *layer) ofEnvelopes() map[ID]pending { return l.envelopes }
+func (l *layer) ofBodies() map[ID]pending    { return l.bodies }
+func (l *layer) ofHistory() map[ID]pending   { return l.history }
+
+// record returns the record of a queued message, or ErrNotFound, or an error that is errDamaged.
+func (s *store) record(id ID) (*record, error) {
+	v, err := s.value(id, bucketEnvelopes(), (*layer).ofEnvelopes)
+	if err != nil {
+		return nil, err
+	}
+	return decodeRecord(id, v)
 }
 
 // history returns the line of history of a message that left the queue, or ErrNotFound.
-func (s *store) history(id ID) (r *record, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
-		v := tx.Bucket(bucketHistory()).Get(idKey(id))
-		if v == nil {
-			return ErrNotFound
-		}
-		r, err = decodeRecord(id, v)
-		return err
-	})
-	return r, err
+func (s *store) history(id ID) (*record, error) {
+	v, err := s.value(id, bucketHistory(), (*layer).ofHistory)
+	if err != nil {
+		return nil, err
+	}
+	return decodeRecord(id, v)
 }
 
-// body returns a copy of the inline content of a message, or ErrNotFound.
-func (s *store) body(id ID) (body []byte, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
-		v := tx.Bucket(bucketBodies()).Get(idKey(id))
-		if v == nil {
-			return ErrNotFound
-		}
-		body = bytes.Clone(v)
-		return nil
-	})
-	return body, err
+// body returns the inline content of a message, which is not to be changed, or ErrNotFound.
+func (s *store) body(id ID) ([]byte, error) {
+	return s.value(id, bucketBodies(), (*layer).ofBodies)
 }
 
-// slots calls f with every line of the due index that can be read, in order of time, and returns how many cannot.
+// slots calls f with every line of the due index that can be read, and returns how many cannot. Those that the database
+// has come first, in order of time.
 func (s *store) slots(f func(slot)) (damaged int, err error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	see := func(k, v []byte) {
+		if sl, err := decodeSlot(k, v); err == nil {
+			f(sl)
+		} else {
+			damaged++
+		}
+	}
 	err = s.db.View(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketDue()).ForEach(func(k, v []byte) error {
-			sl, err := decodeSlot(k, v)
-			if err != nil {
-				damaged++
-				return nil
+			if len(k) != slotKey || !s.layers(func(l *layer) bool { _, over := l.due[dueKey(k)]; return over }) {
+				see(k, v)
 			}
-			f(sl)
 			return nil
 		})
+	})
+	seen := make(map[dueKey]bool)
+	s.layers(func(l *layer) bool {
+		for k, p := range l.due {
+			if !seen[k] && p.value != nil {
+				see(k[:], p.value)
+			}
+			seen[k] = true
+		}
+		return false
 	})
 	return damaged, err
 }
@@ -313,18 +561,63 @@ func (s *store) slots(f func(slot)) (damaged int, err error) {
 // page returns at most limit records with ids above after, and the last id it looked at. A record that cannot be
 // read is left out.
 func (s *store) page(after ID, limit int) (records []*record, last ID, err error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
 	last = after
+	over := s.pendingAfter(after)
+	see := func(id ID, v []byte) {
+		last = id
+		if r, err := decodeRecord(id, v); err == nil {
+			records = append(records, r)
+		}
+	}
 	err = s.db.View(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketEnvelopes()).Cursor()
-		for k, v := c.Seek(idKey(after + 1)); k != nil && len(records) < limit; k, v = c.Next() {
-			last = ID(binary.BigEndian.Uint64(k))
-			if r, err := decodeRecord(last, v); err == nil {
-				records = append(records, r)
+		k, v := c.Seek(idKey(after + 1))
+		for len(records) < limit && (k != nil || len(over) > 0) {
+			id := ID(math.MaxUint64)
+			if k != nil {
+				id = ID(binary.BigEndian.Uint64(k))
 			}
+			if len(over) > 0 && over[0].id <= id {
+				if over[0].id == id && k != nil {
+					k, v = c.Next()
+				}
+				if over[0].value != nil {
+					see(over[0].id, over[0].value)
+				}
+				over = over[1:]
+				continue
+			}
+			see(id, v)
+			k, v = c.Next()
 		}
 		return nil
 	})
 	return records, last, err
+}
+
+// envelopeOver is an envelope in the layers: what the database has for the id does not count.
+type envelopeOver struct {
+	id    ID
+	value []byte
+}
+
+// pendingAfter returns the envelopes in the layers with ids above after, in order. s.mu is held.
+func (s *store) pendingAfter(after ID) []envelopeOver {
+	var over []envelopeOver
+	seen := make(map[ID]bool)
+	s.layers(func(l *layer) bool {
+		for id, p := range l.envelopes {
+			if id > after && !seen[id] {
+				over = append(over, envelopeOver{id, p.value})
+			}
+			seen[id] = true
+		}
+		return false
+	})
+	slices.SortFunc(over, func(a, b envelopeOver) int { return cmp.Compare(a.id, b.id) })
+	return over
 }
 
 // list returns at most limit records (all for limit <= 0) with ids above after, in transactions of a page each.
@@ -364,7 +657,7 @@ func (s *store) countOldest(c *Counts, now time.Time) error {
 	return err
 }
 
-// last returns the highest id in the queue, or 0 when it is empty.
+// last returns the highest id that the database has in the queue, or 0. At a start that is all there is.
 func (s *store) last() (id ID, err error) {
 	err = s.db.View(func(tx *bolt.Tx) error {
 		if k, _ := tx.Bucket(bucketEnvelopes()).Cursor().Last(); k != nil {
@@ -376,18 +669,22 @@ func (s *store) last() (id ID, err error) {
 }
 
 // queued reports whether a message's record is in the store.
-func (s *store) queued(id ID) (found bool, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
-		found = tx.Bucket(bucketEnvelopes()).Get(idKey(id)) != nil
-		return nil
-	})
-	return found, err
+func (s *store) queued(id ID) (bool, error) {
+	_, err := s.value(id, bucketEnvelopes(), (*layer).ofEnvelopes)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // has reports whether a message's record or quarantined record is in the store.
-func (s *store) has(id ID) (found bool, err error) {
+func (s *store) has(id ID) (bool, error) {
+	found, err := s.queued(id)
+	if err != nil || found {
+		return found, err
+	}
 	err = s.db.View(func(tx *bolt.Tx) error {
-		found = tx.Bucket(bucketEnvelopes()).Get(idKey(id)) != nil || tx.Bucket(bucketQuarantine()).Get(idKey(id)) != nil
+		found = tx.Bucket(bucketQuarantine()).Get(idKey(id)) != nil
 		return nil
 	})
 	return found, err

@@ -18,6 +18,9 @@ func (g *guard) bdat(arg string) string {
 		g.expel(reply(501, 5, 4, "write BDAT and a number of octets, and LAST or nothing; closing"), "malformed BDAT")
 		return ""
 	}
+	if n < smallChunk && !last {
+		g.tally.idle++
+	}
 	over := false
 	r := g.session.attempt(func() (r envelope.Reply) {
 		r, over = g.session.chunk(n, last)

@@ -80,3 +80,85 @@ func checkQueued(t *testing.T, m *memoryMessage) {
 		}
 	}
 }
+
+// FuzzCommand reads the arguments of MAIL and RCPT. What is accepted can be written to the next hop as one command whose
+// words are the ones that were meant.
+func FuzzCommand(f *testing.F) {
+	for _, s := range []string{
+		"FROM:<a@b.test> SIZE=1 BODY=8BITMIME RET=FULL ENVID=x+2B AUTH=<> SMTPUTF8 REQUIRETLS", "from: <>", `FROM:<"a> SIZE=1 b"@c.test>`,
+		"TO:<a@b.test> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+40b", "TO:<@r.test:a@b.test>", "TO:a@[IPv6:::1]", "FROM:<é@b.test> SMTPUTF8",
+	} {
+		f.Add(s, true)
+	}
+	f.Fuzz(func(t *testing.T, arg string, secured bool) {
+		if hasControl([]byte(arg)) {
+			return // which the guard has refused by then
+		}
+		if env, refusal := parseMail(arg, 1000, secured); refusal.IsZero() {
+			oneWord(t, arg, env.EnvID, env.Ret, env.Body)
+			if p := env.ReversePath; !p.IsNull() {
+				onePath(t, arg, p)
+			}
+			if env.RequireTLS && !secured || env.ReversePath.NeedsUTF8() && !env.UTF8 {
+				t.Errorf("%q gave %+v", arg, env)
+			}
+		} else if refusal.Code < 500 || refusal.Code > 599 {
+			t.Errorf("%q is refused with %v", arg, refusal)
+		}
+		if r, refusal := parseRcpt(arg, secured); refusal.IsZero() {
+			oneWord(t, arg, r.ORcpt, r.Notify.String())
+			onePath(t, arg, r.Path)
+		}
+	})
+}
+
+func oneWord(t *testing.T, arg string, words ...string) {
+	t.Helper()
+	for _, w := range words {
+		if strings.ContainsAny(w, " \r\n\x00") {
+			t.Errorf("%q gave the parameter %q", arg, w)
+		}
+	}
+}
+
+// onePath checks that a reader of the command that p is written into finds p and nothing else.
+func onePath(t *testing.T, arg string, p envelope.Path) {
+	t.Helper()
+	again, params, err := envelope.ParseForward(p.String() + " SIZE=7")
+	if err != nil || again != p || len(params) != 1 || params[0] != (envelope.Param{Keyword: "SIZE", Value: "7"}) {
+		t.Errorf("%q gave %q, which is read as %q %v, %v", arg, p, again, params, err)
+	}
+}
+
+// FuzzHeader compares what looks at the content as it passes, in pieces cut at random, with itself on the whole.
+func FuzzHeader(f *testing.F) {
+	f.Add([]byte("Received: a\r\nRECEIVED:b\r\n c\r\n\r\nReceived: body\r\n\x00.\r\n"), []byte{0, 3})
+	f.Add([]byte(".\x00\r\n"), []byte{1})
+	f.Fuzz(func(t *testing.T, content, sizes []byte) {
+		text := strings.NewReplacer("\r", "", "\n", "\r\n").Replace(string(content)) // as the scanner passes it
+		var whole, cut hopCounter
+		var wholeNul, cutNul nulDot
+		whole.scan([]byte(text))
+		found, foundCut := wholeNul.scan([]byte(text)), false
+		for i, rest := 0, text; rest != ""; i++ {
+			n := len(rest)
+			if len(sizes) > 0 {
+				n = min(n, int(sizes[i%len(sizes)])+1)
+			}
+			cut.scan([]byte(rest[:n]))
+			foundCut = cutNul.scan([]byte(rest[:n])) || foundCut
+			rest = rest[n:]
+		}
+		if whole.count != cut.count || found != foundCut {
+			t.Errorf("%q: %d fields and %v whole, %d and %v in pieces", text, whole.count, found, cut.count, foundCut)
+		}
+		want := false
+		lines := strings.Split(text, "\r\n")
+		for _, l := range lines[:len(lines)-1] {
+			want = want || l != "." && strings.ReplaceAll(l, "\x00", "") == "."
+		}
+		if found != want {
+			t.Errorf("%q: a dot but for NULs: %v, want %v", text, found, want)
+		}
+	})
+}

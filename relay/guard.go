@@ -56,6 +56,7 @@ var (
 	errLineTooLong = errors.New("a command line is too long")
 	errControl     = errors.New("a command has control characters")
 	errStopping    = errors.New("the relay is shutting down")
+	errCrowded     = errors.New("others need the place of a session that waits")
 	errTooSlow     = errors.New("the message came too slowly")
 )
 
@@ -130,6 +131,12 @@ func (g *guard) lineFailed(err error) {
 	switch {
 	case errors.Is(err, errStopping):
 		g.leave(reply(421, 3, 2, g.peer.terms.set.Hostname+" is shutting down; try again later"), "")
+	case errors.Is(err, errCrowded):
+		why := ""
+		if _, ok := g.peer.srv.quiet.tell(clientNetwork(g.peer.addr), time.Now()); ok {
+			why = err.Error()
+		}
+		g.leave(reply(421, 3, 2, "too many connections, and this one waits; try again later"), why)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		g.leave(reply(421, 4, 2, "no command for too long; closing"), "")
 	case errors.Is(err, errLineTooLong):
@@ -244,7 +251,7 @@ func (g *guard) linger() {
 	if c, ok := g.peer.raw.(interface{ CloseWrite() error }); ok {
 		c.CloseWrite()
 	}
-	if g.peer.arm(time.Now().Add(g.peer.srv.tune.linger), true) {
+	if g.peer.arm(time.Now().Add(g.peer.srv.tune.linger), idle) == nil {
 		io.CopyN(io.Discard, g.peer.raw, g.peer.srv.tune.lingerBytes)
 	}
 }

@@ -98,8 +98,14 @@ func (s *Server) receive(k *socket, c net.Conn) {
 	v := welcome
 	if !t.set.trusts(p.addr) {
 		v = stranger
-	} else if v = k.take(clientNetwork(p.addr), t); v == welcome {
-		p.socket = k
+	} else {
+		v = k.take(clientNetwork(p.addr), t)
+		if v == tooMany && s.makeRoom(k, clientNetwork(p.addr)) {
+			v = k.take(clientNetwork(p.addr), t)
+		}
+		if v == welcome {
+			p.socket = k
+		}
 	}
 	if !s.enrol(p) {
 		if p.socket != nil {

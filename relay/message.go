@@ -21,6 +21,7 @@ type message struct {
 	maxHops int
 	size    int64 // octets of content, without the trace header
 	hops    hopCounter
+	nuls    nulDot
 
 	refusal envelope.Reply // zero while there is none
 	cause   error          // what the refusal does not say
@@ -51,6 +52,8 @@ func (m *message) write(p []byte) {
 	m.size += int64(len(p))
 	m.hops.scan(p)
 	switch {
+	case m.nuls.scan(p):
+		m.refuse(reply(550, 6, 0, "a line of the message is a dot but for NULs, which some servers take for its end"), nil)
 	case m.size > m.maxSize:
 		m.refuse(tooLarge(m.maxSize), nil)
 	case m.hops.count > m.maxHops:

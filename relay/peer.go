@@ -27,10 +27,25 @@ type peer struct {
 	log     *slog.Logger
 
 	mu       sync.Mutex
-	idle     bool
+	rest     rest
+	deadline time.Time // of the read that is waited for
+	since    time.Time // when that deadline was set
 	stopping bool
+	evicted  bool // it lost its place in the socket's count
 	released bool
 }
+
+// rest is what a session that reads is waiting for.
+type rest uint8
+
+const (
+	// working: a body, a chunk or last octets. Nothing but its deadline ends the read.
+	working rest = iota
+	// between: the next command of a mail transaction.
+	between
+	// idle: a command, with no mail transaction open.
+	idle
+)
 
 // serve starts the SMTP session. It returns when the session is under way, after the handshake of implicit TLS.
 func (p *peer) serve() {
@@ -71,22 +86,52 @@ func (p *peer) release() {
 	}
 	p.raw.Close()
 	if p.socket != nil {
-		p.socket.give(clientNetwork(p.addr))
+		if !p.evicted { // which does not change any more
+			p.socket.give(clientNetwork(p.addr))
+		}
 		p.log.Debug("session ended")
 	}
 	p.srv.discharge(p)
 }
 
-// arm sets the deadline of the next read. idle says that the session is in no mail transaction, so that stop may
-// interrupt the read; when stop came already, arm returns false and there is nothing to read any more.
-func (p *peer) arm(deadline time.Time, idle bool) bool {
+// arm sets the deadline of the next read. What the session rests in says who may interrupt the read: stop, when it is
+// idle, and evict, unless it is working. When one of them came already, arm returns errStopping or errCrowded, and there
+// is nothing to read any more.
+func (p *peer) arm(deadline time.Time, r rest) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if idle && p.stopping {
+	switch {
+	case r == idle && p.stopping:
+		return errStopping
+	case r != working && p.evicted:
+		return errCrowded
+	}
+	if deadline != p.deadline { // and not another read of the same command line
+		p.deadline, p.since = deadline, time.Now()
+	}
+	p.rest = r
+	p.raw.SetReadDeadline(deadline)
+	return nil
+}
+
+// quietSince returns since when the session has been waiting for a command; ok is false when it is doing anything else.
+func (p *peer) quietSince() (t time.Time, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.since, p.rest != working && !p.deadline.IsZero() && !p.evicted && !p.released
+}
+
+// evict ends a session that waits for a command, and gives its place to another at once. It returns false for one that
+// has got to work since.
+func (p *peer) evict() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.rest == working || p.evicted || p.released {
 		return false
 	}
-	p.idle = idle
-	p.raw.SetReadDeadline(deadline)
+	p.evicted = true
+	p.raw.SetReadDeadline(time.Unix(1, 0))
+	p.socket.give(clientNetwork(p.addr))
 	return true
 }
 
@@ -95,7 +140,7 @@ func (p *peer) stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stopping = true
-	if p.idle {
+	if p.rest == idle {
 		p.raw.SetReadDeadline(time.Unix(1, 0))
 	}
 }
@@ -106,10 +151,23 @@ func (p *peer) stopped() bool {
 	return p.stopping
 }
 
+// interrupted returns why a read in that rest was cut short, or nil when it was not.
+func (p *peer) interrupted(r rest) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case r == idle && p.stopping:
+		return errStopping
+	case r != working && p.evicted:
+		return errCrowded
+	}
+	return nil
+}
+
 // handshake makes the connection TLS. A failure is logged.
 func (p *peer) handshake(until time.Time) (*tls.Conn, error) {
-	if !p.arm(until, true) {
-		return nil, ErrClosed
+	if err := p.arm(until, idle); err != nil {
+		return nil, err
 	}
 	p.raw.SetWriteDeadline(until)
 	tc := tls.Server(p.raw, p.terms.TLSConfig)

@@ -68,7 +68,7 @@ func (p *peer) sayNo(r envelope.Reply) {
 		}
 		conn = tc
 	}
-	if !p.arm(until, true) {
+	if p.arm(until, idle) != nil {
 		return
 	}
 	conn.SetWriteDeadline(until)

@@ -28,6 +28,8 @@ type tuning struct {
 	// errors, recipients and idle are how many refused commands, refused recipients, and commands that lead nowhere a
 	// session has, counted from its last accepted message.
 	errors, recipients, idle int
+	// stale is how long a session must have waited for a command before a full listener gives its place away.
+	stale time.Duration
 	// hops is the number of Received fields that a message may come with (RFC 5321 section 6.3).
 	hops int
 	// quiet is the time in which one client's refusals make one log line.
@@ -49,6 +51,7 @@ func standardTuning() tuning {
 		errors:      20,
 		recipients:  1000,
 		idle:        100,
+		stale:       10 * time.Second,
 		hops:        100,
 		quiet:       10 * time.Minute,
 	}
@@ -57,6 +60,10 @@ func standardTuning() tuning {
 // maxLine is the longest command line in octets, its line end included: RFC 5321 section 4.5.3.1.4 asks for 512, and
 // the parameters of RFC 3461 and RFC 6531 add about a thousand.
 const maxLine = 4096
+
+// smallChunk is how long a chunk that is not the last must be, in octets, to count as progress of a message: chunks of an
+// octet make the relay work and lead nowhere.
+const smallChunk = 512
 
 // bodyBuffer is the read buffer of a session while a body of more than a few KiB comes in, in octets.
 const bodyBuffer = 64 << 10

@@ -24,7 +24,7 @@ func (g *guard) flush() error {
 
 // fill reads more octets into buf behind those that are there, after a flush: a client waits for the replies to what
 // it sent before it sends more. There is room in buf when the caller used up what a line or a scanner can use.
-func (g *guard) fill(deadline time.Time, idle bool) error {
+func (g *guard) fill(deadline time.Time, r rest) error {
 	if err := g.flush(); err != nil {
 		return err
 	}
@@ -35,8 +35,8 @@ func (g *guard) fill(deadline time.Time, idle bool) error {
 		g.w = copy(g.buf, g.buf[g.r:g.w])
 		g.r = 0
 	}
-	if !g.peer.arm(deadline, idle) {
-		return errStopping
+	if err := g.peer.arm(deadline, r); err != nil {
+		return err
 	}
 	n, err := g.conn.Read(g.buf[g.w:])
 	g.w += n
@@ -44,8 +44,10 @@ func (g *guard) fill(deadline time.Time, idle bool) error {
 		g.readErr = err
 		return nil
 	}
-	if idle && errors.Is(err, os.ErrDeadlineExceeded) && g.peer.stopped() {
-		return errStopping
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if why := g.peer.interrupted(r); why != nil {
+			return why
+		}
 	}
 	return err
 }
@@ -81,7 +83,11 @@ func (g *guard) line() (string, error) {
 		if deadline.IsZero() {
 			deadline = time.Now().Add(g.peer.srv.tune.command)
 		}
-		if err := g.fill(deadline, !g.session.active); err != nil {
+		r := idle
+		if g.session.active {
+			r = between
+		}
+		if err := g.fill(deadline, r); err != nil {
 			return "", err
 		}
 	}
@@ -133,7 +139,7 @@ func (g *guard) fillBody(p *pace) error {
 		deadline = whole
 	}
 	before := g.w - g.r
-	err := g.fill(deadline, false)
+	err := g.fill(deadline, working)
 	p.got += int64(g.w - g.r - before)
 	switch {
 	case err == nil:

@@ -16,6 +16,12 @@ type capabilities struct {
 	auth []string
 }
 
+// carryLike reports whether a transaction that was made for c is right for o too.
+func (c capabilities) carryLike(o capabilities) bool {
+	return c.pipelining == o.pipelining && c.eightBit == o.eightBit && c.utf8 == o.utf8 && c.dsn == o.dsn &&
+		c.requireTLS == o.requireTLS && c.size == o.size && c.maxSize == o.maxSize
+}
+
 // parseCapabilities reads the text of a reply to EHLO. Its first line is the host's name. Servers of the time before
 // RFC 2554 write "AUTH=LOGIN PLAIN", some beside the line of today.
 func parseCapabilities(text string) capabilities {

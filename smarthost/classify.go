@@ -1,14 +1,13 @@
 package smarthost
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"syscall"
 
@@ -56,8 +55,11 @@ type verdict struct {
 type place struct {
 	route, addr, username string
 	mode                  Mode
-	// login: sessions log in, token: with an OAuth2 token. general: the route has no condition on recipients, so that the host must relay to all.
+	// login: sessions log in, token: with an OAuth2 token. general: the route has no condition on recipients, so that the
+	// host must relay to all.
 	login, token, general bool
+	// entry is the entry of hosts by which DNS named this host; "" for one that is named itself.
+	entry string
 	// own are the user's rows, before the built-in ones; nil for none.
 	own *ownRules
 }
@@ -102,6 +104,9 @@ func (p place) words(advice string) string {
 // classifyError decides what ended the work on a connection, or kept it from coming about, amounts to. It is always the
 // site's trouble: what happens after the final dot does not come here.
 func classifyError(p place, err error) verdict {
+	if found, ok := errors.AsType[*targetError](err); ok {
+		p.addr, p.entry = found.target, found.entry
+	}
 	failed, ok := errors.AsType[*stageError](err)
 	if !ok {
 		failed = &stageError{stage: stageDial, err: err}
@@ -110,6 +115,9 @@ func classifyError(p place, err error) verdict {
 		v := classifyReply(p, failed.stage, failed.reply)
 		if v.Scope != envelope.ScopeSite {
 			v.Scope, v.Permanent, v.trouble = envelope.ScopeSite, false, unreachable
+		}
+		if login, ok := errors.AsType[*refusedLogin](failed.err); ok && v.trouble == loginRefused && !v.own {
+			v.Reason += p.words(login.words())
 		}
 		return v
 	}
@@ -130,6 +138,9 @@ func classifyError(p place, err error) verdict {
 		v.trouble, v.Reason = authWords(p, failed.err)
 	default:
 		v.Reason = p.words(lostWords(p, failed))
+		if words := alertWords(failed.err); words != "" {
+			v.trouble, v.Reason = tlsFailed, p.words(words)
+		}
 	}
 	return v
 }
@@ -172,6 +183,9 @@ func isLost(err error) bool {
 }
 
 func dialWords(err error) string {
+	if errors.Is(err, errNoService) {
+		return "DNS says that there is no service by %HOST: name the provider's server under hosts in [[smarthost]] %ROUTE"
+	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		if dns.IsNotFound {
 			return "the name of %HOST does not exist in DNS: check hosts in [[smarthost]] %ROUTE, and this machine's DNS"
@@ -206,50 +220,11 @@ func tlsWords(p place, err error) string {
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 		return `%HOST does not speak TLS here: with tls = "implicit" use port 465, with "starttls" port 587`
 	}
-	if words := certificateWords(p, err); words != "" {
+	if words := cmp.Or(certificateWords(p, err), alertWords(err)); words != "" {
 		return words
 	}
 	return "the TLS handshake with %HOST failed: " + err.Error() + "; if the host knows only older versions, see " +
 		"min_tls in [[smarthost]] %ROUTE"
-}
-
-func certificateWords(p place, err error) string {
-	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		issuer := "an authority"
-		if unknown.Cert != nil {
-			issuer = strconv.Quote(unknown.Cert.Issuer.String())
-		}
-		return "the certificate of %HOST is signed by " + issuer + ", which this machine does not trust: if that is " +
-			"right, give the authority's file as ca_file in [[smarthost]] %ROUTE; otherwise look whether the system's " +
-			"certificates (package ca-certificates) are there"
-	}
-	if name, ok := errors.AsType[x509.HostnameError](err); ok {
-		return "the certificate of %HOST is for " + certificateNames(name.Certificate) + " and not for " +
-			strconv.Quote(name.Host) + ": write the name that the certificate has under hosts in [[smarthost]] %ROUTE"
-	}
-	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
-		if invalid.Reason == x509.Expired && invalid.Cert != nil {
-			return "the certificate of %HOST is valid from " + invalid.Cert.NotBefore.Format("2006-01-02") + " to " +
-				invalid.Cert.NotAfter.Format("2006-01-02") + ": check this machine's clock; if it is right, the host " +
-				"must renew its certificate"
-		}
-		return "the certificate of %HOST is not valid: " + invalid.Error()
-	}
-	return ""
-}
-
-func certificateNames(c *x509.Certificate) string {
-	var names []string
-	if c != nil {
-		names = append(names, c.DNSNames...)
-		for _, ip := range c.IPAddresses {
-			names = append(names, ip.String())
-		}
-	}
-	if len(names) == 0 {
-		return "no name"
-	}
-	return strings.Join(names[:min(len(names), 5)], ", ")
 }
 
 func authWords(p place, err error) (trouble, string) {
@@ -259,6 +234,12 @@ func authWords(p place, err error) (trouble, string) {
 	if none, ok := errors.AsType[*noMechanismError](err); ok {
 		return loginRefused, p.words("a username is set and %HOST cannot be used with it: " + none.Error() +
 			`. Set auth = "auto" in [[smarthost]] %ROUTE, or check host and port; mail is not sent without the login`)
+	}
+	if errors.Is(err, errImpostor) {
+		return loginRefused, p.words("%HOST did not prove that it knows the password of %USER (SCRAM: its signature is wrong " +
+			"or missing), so that it may not be the host that it seems to be: no mail is sent there, and it has not learnt " +
+			"the password. Check hosts in [[smarthost]] %ROUTE, and what stands between; if it is sure that the host's " +
+			`SCRAM is at fault, set auth = "plain"`)
 	}
 	if isLost(err) {
 		return unreachable, p.words("%HOST closed the connection during the login, or did not answer; it is tried again " +

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -54,6 +55,7 @@ type conn struct {
 	br       *bufio.Reader
 	bw       *bufio.Writer
 	timeouts Timeouts
+	order    *order // the host's
 	// secrets are replaced in whatever the host says, should it echo them.
 	secrets []string
 
@@ -68,6 +70,8 @@ type conn struct {
 	cleared bool
 	// spent is set when the connection must not serve again although nothing broke.
 	spent bool
+	// follower has its envelope on the wire behind the body of the present transaction, and gets the connection next.
+	follower *waiter
 
 	// What the pool keeps of it.
 	generation int
@@ -79,12 +83,14 @@ type conn struct {
 	nc net.Conn // raw, or the TLS session on it
 	// cutoff is the end of all waiting once the delivery is cancelled; zero before.
 	cutoff time.Time
+	// due is the end of all that the present work may take, as allow and earn set it; zero for none.
+	due time.Time
 	// sealed is set from the final dot until its reply: a cancelled delivery then waits for Timeouts.Grace.
 	sealed bool
 }
 
 func newConn(nc net.Conn, t Timeouts) *conn {
-	c := &conn{raw: nc, nc: nc, timeouts: t}
+	c := &conn{raw: nc, nc: nc, timeouts: t, order: new(order)}
 	c.br = bufio.NewReaderSize(nc, maxReplyLine)
 	c.bw = bufio.NewWriterSize(blockWriter{c}, writeBlock)
 	return c
@@ -108,6 +114,19 @@ func (c *conn) hide(secret []byte) {
 	if len(secret) > 0 {
 		c.secrets = append(c.secrets, strings.TrimRight(base64.StdEncoding.EncodeToString(secret), "="))
 	}
+	if len(secret) > 3 {
+		c.secrets = append(c.secrets, within(secret, 1), within(secret, 2), within(secret, 0))
+	}
+	// What holds another goes first, so that nothing of it is left over.
+	slices.SortStableFunc(c.secrets, func(a, b string) int { return len(b) - len(a) })
+}
+
+// within is the part of base64 that stands for secret wherever it was encoded behind so many octets more than a multiple
+// of three, whatever those are and whatever follows: a host can repeat a login in a form that it was not sent in.
+func within(secret []byte, behind int) string {
+	text := base64.RawStdEncoding.EncodeToString(append(make([]byte, behind), secret...))
+	first := []int{0, 2, 3}[behind] // the digits in which those octets have a part
+	return text[first : len(text)-1]
 }
 
 func (c *conn) redact(s string) string {
@@ -139,9 +158,12 @@ func (c *conn) seal(sealed bool) {
 	c.mu.Unlock()
 }
 
-// deadline is d from now, or the cutoff where that is sooner. c.mu is held.
+// deadline is d from now, or the cutoff or what is due where that is sooner. c.mu is held.
 func (c *conn) deadline(d time.Duration) time.Time {
 	t := time.Now().Add(d)
+	if !c.due.IsZero() && c.due.Before(t) && !c.sealed {
+		t = c.due
+	}
 	if !c.cutoff.IsZero() && c.cutoff.Before(t) {
 		return c.cutoff
 	}
@@ -169,8 +191,10 @@ type blockWriter struct{ c *conn }
 
 func (w blockWriter) Write(p []byte) (n int, err error) {
 	for n < len(p) {
+		block := p[n:min(n+writeBlock, len(p))]
+		w.c.earn(len(block))
 		w.c.armWrite(w.c.timeouts.Block)
-		m, err := w.c.nc.Write(p[n:min(n+writeBlock, len(p))])
+		m, err := w.c.nc.Write(block)
 		n += m
 		if err != nil {
 			return n, err
@@ -225,7 +249,7 @@ func (c *conn) ask(stage, line string) (envelope.Reply, error) {
 // quit ends the session politely, waiting Timeouts.Quit at most for the host to agree.
 func (c *conn) quit() {
 	c.mu.Lock()
-	c.cutoff = time.Now().Add(c.timeouts.Quit)
+	c.cutoff, c.due = time.Now().Add(c.timeouts.Quit), time.Time{}
 	c.mu.Unlock()
 	if c.put("quit", "QUIT") == nil && c.flush("quit") == nil {
 		c.receive("quit", c.timeouts.Quit)

@@ -1,11 +1,12 @@
 package smarthost
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"net"
-	"strings"
+	"slices"
 
 	"relayd/internal/envelope"
 )
@@ -29,6 +30,8 @@ type endpoint struct {
 	login       bool
 	timeouts    Timeouts
 	tls         *tls.Config
+	pins        []Pin
+	lookup      *lookup // nil for an entry that names its host itself
 	dial        func(ctx context.Context, network, addr string) (net.Conn, error)
 	loops       selfCheck
 }
@@ -36,23 +39,57 @@ type endpoint struct {
 // equal reports whether e and f reach the same host in the same way.
 func (e *endpoint) equal(f *endpoint) bool {
 	return e.hostname == f.hostname && e.addr == f.addr && e.mode == f.mode && e.auth == f.auth && e.login == f.login &&
-		e.credentials == f.credentials && e.tokens == f.tokens && e.timeouts == f.timeouts &&
-		e.tls.MinVersion == f.tls.MinVersion && e.tls.RootCAs.Equal(f.tls.RootCAs)
+		e.credentials == f.credentials && e.tokens == f.tokens && e.timeouts == f.timeouts && slices.Equal(e.pins, f.pins) &&
+		sameTLS(e.tls, f.tls)
 }
 
 // connect opens a session that is ready for mail: secured and logged in as the route demands. A failure is a
 // *stageError, and always the site's.
 func (e *endpoint) connect(ctx context.Context) (*conn, error) {
-	if e.tokens != nil {
+	if e.tokens != nil && e.login {
 		return e.connectWithToken(ctx)
 	}
 	return e.session(ctx, e.credentials)
 }
 
-// session opens one connection and logs in with shown.
+// session is connect, with shown as the login.
+//
+// Of several hosts that DNS names the first is taken that gives a session. One that refuses the login ends the search:
+// the others would count the same wrong password.
 func (e *endpoint) session(ctx context.Context, shown credentials) (*conn, error) {
+	if e.lookup == nil {
+		return e.connectTo(ctx, e.addr, e.tls, shown)
+	}
 	dialCtx, cancel := context.WithTimeout(ctx, e.timeouts.Dial)
-	nc, err := e.dial(dialCtx, "tcp", e.addr)
+	targets, err := e.lookup.targets(dialCtx)
+	cancel()
+	if err != nil {
+		return nil, &stageError{stage: stageDial, err: err}
+	}
+	var first error
+	for _, t := range targets {
+		c, err := e.connectTo(ctx, t.addr, forTarget(e.tls, t), shown)
+		failed, _ := errors.AsType[*stageError](err)
+		login := failed != nil && failed.stage == stageAuth && !isLost(failed.err)
+		if ctx.Err() == nil {
+			e.lookup.tell(t, err == nil || login)
+		}
+		if err == nil {
+			return c, nil
+		}
+		err = &targetError{target: t.shown(), entry: e.addr, err: err}
+		if login || ctx.Err() != nil {
+			return nil, err
+		}
+		first = cmp.Or(first, err)
+	}
+	return nil, first
+}
+
+// connectTo is session, to one address.
+func (e *endpoint) connectTo(ctx context.Context, addr string, config *tls.Config, shown credentials) (*conn, error) {
+	dialCtx, cancel := context.WithTimeout(ctx, e.timeouts.Dial)
+	nc, err := e.dial(dialCtx, "tcp", addr)
 	cancel()
 	if err != nil {
 		return nil, &stageError{stage: stageDial, err: err}
@@ -65,7 +102,9 @@ func (e *endpoint) session(ctx context.Context, shown credentials) (*conn, error
 	c := newConn(nc, e.timeouts)
 	c.cleared = cleared
 	stop := c.watch(ctx)
-	err = e.open(ctx, c, shown)
+	c.allow(openPatience)
+	err = e.open(ctx, c, config, shown)
+	c.allow(0)
 	if !stop() && err == nil {
 		err = &stageError{stage: stageAuth, err: context.Cause(ctx)}
 	}
@@ -76,9 +115,9 @@ func (e *endpoint) session(ctx context.Context, shown credentials) (*conn, error
 	return c, nil
 }
 
-func (e *endpoint) open(ctx context.Context, c *conn, shown credentials) error {
+func (e *endpoint) open(ctx context.Context, c *conn, config *tls.Config, shown credentials) error {
 	if e.mode == ModeImplicit {
-		if err := e.handshake(ctx, c); err != nil {
+		if err := e.handshake(ctx, c, config); err != nil {
 			return err
 		}
 	}
@@ -93,7 +132,7 @@ func (e *endpoint) open(ctx context.Context, c *conn, shown credentials) error {
 		return err
 	}
 	if e.mode == ModeStartTLS {
-		if err := e.startTLS(ctx, c); err != nil {
+		if err := e.startTLS(ctx, c, config); err != nil {
 			return err
 		}
 		if err := e.hello(c); err != nil {
@@ -140,7 +179,7 @@ func (e *endpoint) notOurs(c *conn, reply envelope.Reply) error {
 }
 
 // startTLS secures the session (RFC 3207). What the host said before is forgotten.
-func (e *endpoint) startTLS(ctx context.Context, c *conn) error {
+func (e *endpoint) startTLS(ctx context.Context, c *conn, config *tls.Config) error {
 	if !c.caps.startTLS {
 		return &stageError{stage: stageStartTLS, err: errNoStartTLS}
 	}
@@ -154,15 +193,15 @@ func (e *endpoint) startTLS(ctx context.Context, c *conn) error {
 	if c.br.Buffered() > 0 {
 		return &stageError{stage: stageStartTLS, err: errInjected}
 	}
-	return e.handshake(ctx, c)
+	return e.handshake(ctx, c, config)
 }
 
-func (e *endpoint) handshake(ctx context.Context, c *conn) error {
+func (e *endpoint) handshake(ctx context.Context, c *conn, config *tls.Config) error {
 	ctx, cancel := context.WithTimeout(ctx, e.timeouts.TLS)
 	defer cancel()
 	c.armRead(e.timeouts.TLS)
 	c.armWrite(e.timeouts.TLS)
-	tc := tls.Client(c.raw, e.tls)
+	tc := tls.Client(c.raw, config)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		return &stageError{stage: stageTLS, err: err}
 	}
@@ -175,32 +214,38 @@ func (e *endpoint) logIn(c *conn, shown credentials) error {
 	if c.tls == "" {
 		return &stageError{stage: stageAuth, err: errors.New("no login without TLS")}
 	}
-	list := mechanisms
-	if e.tokens != nil {
-		list = tokenMechanisms
-	}
-	m, err := choose(list, e.auth, c.caps.auth)
+	state := c.secured()
+	m, err := e.choose(c.caps.auth, &state)
 	if err != nil {
 		return &stageError{stage: stageAuth, err: err}
 	}
 	c.hide([]byte(shown.password))
 	client := m.client(shown)
+	scram, mutual := client.(*scramClient)
+	if mutual {
+		scram.secured(&state, e.auth, c.caps.auth)
+	}
 	reply, err := c.authenticate(client)
 	if err != nil {
 		return afterChallenge(client, err)
 	}
 	if reply.Code != 235 {
-		return &stageError{stage: stageAuth, reply: reply}
+		return &stageError{stage: stageAuth, reply: reply,
+			err: &refusedLogin{mech: m.name, offered: c.caps.auth, reply: reply.String()}}
+	}
+	if mutual {
+		if err := scram.proven(); err != nil {
+			return &stageError{stage: stageAuth, err: err}
+		}
 	}
 	c.mech = m.name
 	return nil
 }
 
-// serverName is the name that the host's certificate must have.
-func serverName(addr string) string {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		host = addr
+// secured returns the state of the TLS session; the zero value when there is none.
+func (c *conn) secured() tls.ConnectionState {
+	if tc, ok := c.nc.(*tls.Conn); ok {
+		return tc.ConnectionState()
 	}
-	return strings.TrimSuffix(host, ".")
+	return tls.ConnectionState{}
 }

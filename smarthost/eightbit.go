@@ -91,7 +91,7 @@ func (c *counter) Write(p []byte) (int, error) {
 // shape decides in what form the content goes to a host with these capabilities. Outcome asks for another host where it
 // cannot go as it is and is not to be encoded yet; it is the failure where it cannot go at all.
 func (w *work) shape(caps capabilities, p place) (body, outcome, error) {
-	plain := body{size: w.m.Size, write: io.Copy}
+	plain := w.plain()
 	if caps.eightBit {
 		return plain, outcome{}, nil
 	}
@@ -112,6 +112,9 @@ func (w *work) shape(caps capabilities, p place) (body, outcome, error) {
 	}
 	return body{size: w.eight.size, write: w.eight.write}, outcome{}, nil
 }
+
+// plain is the content as it came.
+func (w *work) plain() body { return body{size: w.m.Size, write: io.Copy} }
 
 // write writes the content, encoded, and returns how many octets that took.
 func (e *eightBit) write(dst io.Writer, content io.Reader) (int64, error) {

@@ -15,6 +15,7 @@ type host struct {
 	endpoint endpoint
 	place    place
 	pool     *pool
+	order    order
 	log      *slog.Logger
 
 	mu        sync.Mutex
@@ -30,6 +31,7 @@ type host struct {
 	// completed counts messages taken; suspects are those at which the host failed.
 	completed int
 	suspects  map[string]suspect
+	doubts    []string // ids of messages lost after the dot since one was answered
 	senders   refusedSenders
 }
 
@@ -77,11 +79,11 @@ func (h *host) deliver(ctx context.Context, w *work) outcome {
 	}
 	defer h.leave(t)
 	for fresh := t.probe; w.left > 0; {
-		c, o := h.connection(ctx, t, w, fresh)
+		c, begun, o := h.connection(ctx, t, w, fresh)
 		if c == nil {
 			return o
 		}
-		if o = h.use(ctx, t, c, w); !o.stale && !o.more {
+		if o = h.use(ctx, t, c, w, begun); !o.stale && !o.more {
 			return o
 		}
 		fresh = o.stale
@@ -89,9 +91,9 @@ func (h *host) deliver(ctx context.Context, w *work) outcome {
 	return outcome{}
 }
 
-// use hands w on over c, and disposes of c. A panic on the way, which the caller of Deliver makes one failed attempt of
-// one message, must not cost the pool a connection for good.
-func (h *host) use(ctx context.Context, t ticket, c *conn, w *work) outcome {
+// use hands w on over c, by tx if that is begun or can begin on it, and disposes of c. A panic on the
+// way, which the caller of Deliver makes one failed attempt of one message, must not cost the pool a connection for good.
+func (h *host) use(ctx context.Context, t ticket, c *conn, w *work, tx *transaction) outcome {
 	disposed := false
 	defer func() {
 		if !disposed {
@@ -99,15 +101,39 @@ func (h *host) use(ctx context.Context, t ticket, c *conn, w *work) outcome {
 		}
 	}()
 	w.host, w.dsn = h.place.addr, c.caps.dsn
-	b, o, ok := h.fit(w, c)
-	if ok {
-		o = h.transact(ctx, t, c, w, b)
-	} else {
-		h.well(t, w.m.ID, envelope.Reply{})
-		h.pool.put(c)
+	if h.order.strict.Load() {
+		c.caps.pipelining = false
 	}
+	if tx == nil || !tx.behind && !tx.suits(c) {
+		b, o, ok := h.fit(w, c)
+		if !ok {
+			h.well(t, w.m.ID, envelope.Reply{})
+			h.pool.put(c)
+			disposed = true
+			return o
+		}
+		tx = newTransaction(c.caps, &w.m.Envelope, h.place, b, w.pending())
+	}
+	o := h.transact(ctx, t, c, w, tx)
 	disposed = true
 	return o
+}
+
+// prepare returns the transaction that w may begin behind another's body, or nil when that needs a look at the
+// connection first. It goes by the host's last session.
+func (h *host) prepare(w *work) *transaction {
+	h.mu.Lock()
+	caps, known, secured := h.caps, h.known, h.tls != ""
+	h.mu.Unlock()
+	if !known || !caps.pipelining || h.order.strict.Load() || unfit(&w.m, w.m.Size, caps, secured, h.place) != nil {
+		return nil
+	}
+	if !caps.eightBit {
+		if is8Bit, err := w.is8Bit(); err != nil || is8Bit {
+			return nil
+		}
+	}
+	return newTransaction(caps, &w.m.Envelope, h.place, w.plain(), w.pending())
 }
 
 // fit returns the form in which the content goes over c, or what it means that it cannot.
@@ -142,25 +168,32 @@ func (h *host) leave(t ticket) {
 	h.health.end(t)
 }
 
-// connection returns a connection that is ready for mail: a warm one, unless fresh is set, or a new one. Where there is
-// none it says what that means.
-func (h *host) connection(ctx context.Context, t ticket, w *work, fresh bool) (*conn, outcome) {
+// connection returns a connection that is ready for mail: a warm one, unless fresh is set, or a new one. With the former
+// comes a transaction, begun on it behind another or yet to begin, or nil. Where there is none it says what that means.
+func (h *host) connection(ctx context.Context, t ticket, w *work, fresh bool) (*conn, *transaction, outcome) {
 	for {
-		c, err := h.pool.get(ctx, fresh)
+		var tx *transaction
+		if !fresh {
+			tx = h.prepare(w)
+		}
+		g := h.pool.get(ctx, fresh, tx)
 		switch {
-		case err != nil:
-			return nil, h.unconnected(ctx, t, w, err)
-		case c != nil && c.br.Buffered() == 0:
-			return c, outcome{}
-		case c != nil: // whatever the host said unasked, most likely goodbye
-			h.pool.drop(c)
+		case errors.Is(g.err, errLost):
+			continue
+		case g.err != nil:
+			return nil, nil, h.unconnected(ctx, t, w, g.err)
+		case g.begun, g.c != nil && g.c.br.Buffered() == 0:
+			return g.c, tx, outcome{}
+		case g.c != nil: // whatever the host said unasked, most likely goodbye
+			h.pool.drop(g.c)
 			continue
 		case !h.stands(t): // it failed since; a wrong password, say, is not to be tried once more
 			h.pool.forgo()
-			return nil, outcome{skipped: true}
+			return nil, nil, outcome{skipped: true}
 		}
-		if c, err = h.connect(ctx, w.m.ID); err == nil {
-			return c, outcome{}
+		c, err := h.connect(ctx, w.m.ID)
+		if err == nil {
+			return c, nil, outcome{}
 		}
 		// A host that says 421 to one connection more, and works on those it has, is not down: it has a limit.
 		failed, _ := errors.AsType[*stageError](err)
@@ -173,7 +206,7 @@ func (h *host) connection(ctx context.Context, t ticket, w *work, fresh bool) (*
 		// The host is known to have failed before the next in line may open a connection.
 		o := h.unconnected(ctx, t, w, err)
 		h.pool.forgo()
-		return nil, o
+		return nil, nil, o
 	}
 }
 
@@ -183,6 +216,7 @@ func (h *host) connect(ctx context.Context, id string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.order = &h.order
 	h.pool.opened(c)
 	h.mu.Lock()
 	h.caps, h.tls, h.known = c.caps, c.tls, true
@@ -192,7 +226,8 @@ func (h *host) connect(ctx context.Context, id string) (*conn, error) {
 	if news && h.learn != nil {
 		h.learn(h.place.addr, c.caps.maxSize)
 	}
-	h.log.Debug("connection opened", "queue_id", id, "tls", c.tls, "auth", c.mech, "pipelining", c.caps.pipelining)
+	h.log.Debug("connection opened", "queue_id", id, "address", c.raw.RemoteAddr().String(),
+		"tls", c.tls, "auth", c.mech, "pipelining", c.caps.pipelining)
 	return c, nil
 }
 
@@ -209,24 +244,41 @@ func (h *host) unconnected(ctx context.Context, t ticket, w *work, err error) ou
 }
 
 // transact runs one transaction on c for what is left of w, settles what it decided, and disposes of c.
-func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, b body) outcome {
+func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, tx *transaction) outcome {
 	content, err := w.m.Open()
 	if err != nil {
-		h.pool.put(c)
+		if tx.behind {
+			h.pool.drop(c)
+		} else {
+			h.pool.put(c)
+		}
 		w.settleRest(contentFailure(&contentError{err}))
 		return outcome{}
 	}
 	defer content.Close()
-	tx := newTransaction(c, &w.m.Envelope, h.place, b, w.pending())
+	tx.begin(c)
+	if c.caps.pipelining {
+		tx.follow = func() *transaction { return h.pool.follower(c) }
+	}
+	c.allow(transactionPatience + time.Duration(len(tx.rcpts))*recipientPatience)
 	stop := c.watch(ctx)
 	err = tx.run(content, func() { h.well(t, w.m.ID, envelope.Reply{}) })
 	stopped := !stop()
+	c.allow(0)
+	if !stopped && tx.outOfStep(err) {
+		h.distrust(w.m.ID, tx, err)
+		h.pool.drop(c)
+		return outcome{stale: true}
+	}
 	// What it came to is known before the next in line may use the connection's place.
 	var o outcome
 	if err != nil {
 		o = h.interrupted(ctx, t, tx, w, err)
 	} else {
 		o = h.concluded(t, tx, w)
+	}
+	if tx.behind && err == nil {
+		h.order.proven.Store(true)
 	}
 	c.uses++
 	if err != nil || stopped || c.spent {
@@ -235,6 +287,18 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, b body)
 		h.pool.put(c)
 	}
 	return o
+}
+
+// distrust uses the host in lock-step from now on.
+func (h *host) distrust(id string, tx *transaction, err error) {
+	if h.order.strict.Swap(true) {
+		return
+	}
+	reply := tx.last().String()
+	if err != nil {
+		reply = err.Error()
+	}
+	h.log.Warn("the host offers PIPELINING and answers out of step; it is used in lock-step from now on", "queue_id", id, "reply", reply)
 }
 
 // concluded settles a transaction that came to its end.
@@ -255,6 +319,9 @@ func (h *host) concluded(t ticket, tx *transaction, w *work) outcome {
 	h.well(t, w.m.ID, tx.last())
 	h.mu.Lock()
 	h.health.finished(t)
+	if !tx.dot.IsZero() {
+		h.doubts = nil
+	}
 	if tx.dot.Positive() {
 		h.completed++
 	}
@@ -276,6 +343,9 @@ func (h *host) interrupted(ctx context.Context, t ticket, tx *transaction, w *wo
 	case tx.dotSent && !refused:
 		w.duplicate = true
 		w.settleTransaction(h.place, tx, lostAfterDot(h.place, failed))
+		if ctx.Err() == nil && h.doubt(w.m.ID) {
+			h.failed(t, w.m.ID, classifyError(h.place, err))
+		}
 		return outcome{}
 	case ctx.Err() != nil:
 		return outcome{stopped: true}

@@ -28,9 +28,13 @@ const (
 
 // The values of Route.Auth. The empty string means AuthAuto.
 const (
-	AuthAuto        = "auto"
-	AuthPlain       = "plain"
-	AuthLogin       = "login"
+	AuthAuto    = "auto"
+	AuthPlain   = "plain"
+	AuthLogin   = "login"
+	AuthCRAMMD5 = "cram-md5"
+	// AuthSCRAM is SCRAM-SHA-256 without channel binding, also where the host offers to bind. AuthAuto binds then.
+	AuthSCRAM = "scram-sha-256"
+	// AuthXOAUTH2 and AuthOAuthBearer go with Route.Tokens, where AuthAuto means one of the two.
 	AuthXOAUTH2     = "xoauth2"
 	AuthOAuthBearer = "oauthbearer"
 	AuthOff         = "off"
@@ -69,19 +73,30 @@ type Options struct {
 	// IsSelf, when set, reports whether the relay itself listens on an address, so that mail handed there would come back.
 	// Hosts that Reconfigure keeps go on with the Learn and IsSelf that they have.
 	IsSelf func(netip.AddrPort) bool
-	// Dial opens connections; nil means a net.Dialer.
+	// Dial opens connections; nil means a net.Dialer, which tries all addresses of a name, and those of IPv4 beside those
+	// of IPv6 after a moment (RFC 8305).
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Resolver looks up names; nil means the system's.
+	Resolver *net.Resolver
 }
 
 // Route is an ordered list of hosts with one set of credentials, and which mail it takes.
 type Route struct {
 	Name string
-	// Hosts are tried in order; each is "host:port".
+	// Hosts are tried in order; each is "host:port", or "_service._tcp.domain" or "mx:domain:port" for the hosts that DNS
+	// names for it when connections are made.
 	Hosts  []string
 	TLS    Mode
 	MinTLS uint16
-	// RootCAs verifies the hosts' certificates; nil means the system's authorities.
-	RootCAs  *x509.CertPool
+	// RootCAs verifies the hosts' certificates; nil means the system's authorities, or nothing but Pins if there are any.
+	RootCAs *x509.CertPool
+	// Pins are the keys or certificates of which a host must show one.
+	Pins []Pin
+	// Certificates are shown to hosts that ask for one.
+	Certificates []tls.Certificate
+	// TLSName is the name that goes into the TLS handshake and that the certificate must have, in place of the host's. Of
+	// hosts that DNS names it is the domain in which their own names count, in place of the one that was asked for.
+	TLSName  string
 	Auth     string
 	Username string
 	Password string `json:"-"`
@@ -147,7 +162,7 @@ func (o Options) orDefaults() (Options, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Dial == nil {
-		o.Dial = new(net.Dialer).DialContext
+		o.Dial = (&net.Dialer{Resolver: o.Resolver}).DialContext
 	}
 	o.ProbeMin = cmp.Or(o.ProbeMin, DefaultProbeMin)
 	o.ProbeMax = max(cmp.Or(o.ProbeMax, DefaultProbeMax), o.ProbeMin)
@@ -187,8 +202,8 @@ func (r Route) orDefaults() (Route, error) {
 		fault("hosts", "there is none; name at least one host")
 	}
 	for _, h := range r.Hosts {
-		if host, port, err := net.SplitHostPort(h); err != nil || host == "" || port == "" {
-			fault("hosts", "%q is not host:port; write for example smtp.example.com:587", h)
+		if _, err := parseEntry(h); err != nil {
+			fault("hosts", "%v", err)
 		}
 	}
 	switch r.TLS {
@@ -202,15 +217,18 @@ func (r Route) orDefaults() (Route, error) {
 		if r.Tokens == nil {
 			fault("auth", "%q needs a source of tokens", r.Auth)
 		}
-	case AuthPlain, AuthLogin:
+	case AuthPlain, AuthLogin, AuthCRAMMD5, AuthSCRAM:
+		if r.Tokens != nil {
+			fault("auth", "%q is a login with a password; with tokens it is auto, xoauth2 or oauthbearer", r.Auth)
+		}
 		if r.Username == "" {
 			fault("auth", "%q needs a username", r.Auth)
 		}
 	default:
-		fault("auth", "%q is unknown; write auto, plain, login, xoauth2, oauthbearer or off", r.Auth)
+		fault("auth", "%q is unknown; write auto, plain, login, cram-md5, scram-sha-256, xoauth2, oauthbearer or off", r.Auth)
 	}
-	if r.Tokens != nil && (r.Username == "" || r.Password != "" || r.Auth == AuthPlain || r.Auth == AuthLogin || r.Auth == AuthOff) {
-		fault("auth", "a login with tokens needs a username, no password, and auth auto, xoauth2 or oauthbearer")
+	if r.Tokens != nil && (r.Username == "" || r.Password != "" || r.Auth == AuthOff) {
+		fault("auth", "a login with tokens needs a username, and neither a password nor auth off")
 	}
 	if r.login() && r.TLS == ModeOff {
 		fault("tls", `"off" would send the password in the clear; write starttls or implicit`)

@@ -13,6 +13,8 @@ var (
 	// errHostDown: the host failed while the caller waited for its turn.
 	errHostDown = errors.New("the host went down meanwhile")
 	errClosed   = errors.New("the relay is stopping")
+	// errLost: the connection broke that the caller's transaction was begun on. Nothing of its content was sent.
+	errLost = errors.New("the connection broke before the transaction")
 )
 
 // maxUses is how many transactions one connection serves. A host with a smaller limit says 421 and is reconnected to.
@@ -36,70 +38,120 @@ type pool struct {
 	live    map[*conn]struct{} // those that are ready, and those that are saying QUIT
 	limit   int                // fewer than max for a while, after the host refused one more; 0 for none
 	limited time.Time
-	waiting []chan grant
+	waiting []*waiter
 	reaper  *time.Timer
 	// generation counts how often the host went down: a connection of an earlier one does not come back into the pool.
 	generation int
 }
 
-// grant is what a waiting caller gets: a connection, leave to open one (both nil), or a reason not to wait on.
+// grant is what a caller gets: a connection, leave to open one (both nil), or a reason not to wait on. With begun, the
+// waiter's transaction is under way on the connection already.
 type grant struct {
-	c   *conn
-	err error
+	c     *conn
+	err   error
+	begun bool
+}
+
+// waiter is a caller in the line for a connection. Its fields but turn are guarded by the pool's lock; tx is its own
+// until taken is set, and then that of the connection until the grant.
+type waiter struct {
+	turn chan grant
+	// tx is the transaction that it wants to begin, when that may travel behind the body of another; nil otherwise.
+	tx *transaction
+	// taken is set when it has left the line because tx is begun; abandoned when nobody waits for the grant any more.
+	taken, abandoned bool
 }
 
 func newPool(limit int, idle time.Duration, background *sync.WaitGroup) *pool {
 	return &pool{max: limit, idleTimeout: idle, background: background, live: make(map[*conn]struct{})}
 }
 
-// get returns an idle connection, or nil for leave to open one, which opened or forgo must follow. It waits while all
-// are in use. With fresh it passes idle connections over.
-func (p *pool) get(ctx context.Context, fresh bool) (*conn, error) {
+// get returns an idle connection, or leave to open one, which opened or forgo must follow. It waits while all are in
+// use, and lets tx, where it is set, begin behind the transaction before it. With fresh it passes idle connections over.
+func (p *pool) get(ctx context.Context, fresh bool, tx *transaction) grant {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
-		return nil, errClosed
+		return grant{err: errClosed}
 	}
 	if n := len(p.idle); n > 0 && !fresh {
 		c := p.idle[n-1]
 		p.idle = p.idle[:n-1]
 		p.mu.Unlock()
-		return c, nil
+		return grant{c: c}
 	}
 	if p.open < p.capacity() {
 		p.open++
 		p.mu.Unlock()
-		return nil, nil
+		return grant{}
 	}
-	turn := make(chan grant, 1)
-	p.waiting = append(p.waiting, turn)
+	w := &waiter{turn: make(chan grant, 1), tx: tx}
+	p.waiting = append(p.waiting, w)
 	if len(p.idle) > 0 { // fresh: the oldest idle one makes room
 		p.retireOldest()
 	}
 	p.mu.Unlock()
 	select {
-	case g := <-turn:
-		return g.c, g.err
+	case g := <-w.turn:
+		return g
 	case <-ctx.Done():
-		return nil, p.leave(ctx, turn)
+		return grant{err: p.leave(ctx, w)}
 	}
 }
 
 // leave takes a caller that was cancelled out of the line, and gives back what it was handed meanwhile.
-func (p *pool) leave(ctx context.Context, turn chan grant) error {
+func (p *pool) leave(ctx context.Context, w *waiter) error {
 	p.mu.Lock()
-	p.waiting = slices.DeleteFunc(p.waiting, func(w chan grant) bool { return w == turn })
+	p.waiting = slices.DeleteFunc(p.waiting, func(other *waiter) bool { return other == w })
+	w.abandoned = true
 	p.mu.Unlock()
 	select {
-	case g := <-turn:
-		if g.c != nil {
+	case g := <-w.turn:
+		switch {
+		case g.begun:
+			p.drop(g.c)
+		case g.c != nil:
 			p.put(g.c)
-		} else if g.err == nil {
+		case g.err == nil:
 			p.forgo()
 		}
 	default:
 	}
 	return context.Cause(ctx)
+}
+
+// follower takes the first in line out of it if its transaction may follow the one on c, and makes it the next on c:
+// put and drop tell it what became of that.
+func (p *pool) follower(c *conn) *transaction {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.waiting) == 0 || p.closed || c.uses+1 >= maxUses || c.generation != p.generation || p.open > p.capacity() {
+		return nil
+	}
+	w := p.waiting[0]
+	if w.tx == nil || !w.tx.suits(c) {
+		return nil
+	}
+	p.waiting = slices.Delete(p.waiting, 0, 1)
+	w.taken = true
+	c.follower = w
+	w.tx.c = c
+	return w.tx
+}
+
+// handOver gives c, or the news that there is none, to the follower on it; it reports whether that has taken c. p.mu is held.
+func (p *pool) handOver(c *conn, err error) bool {
+	w := c.follower
+	c.follower = nil
+	if w == nil || w.abandoned {
+		return false
+	}
+	if err != nil {
+		w.turn <- grant{err: err}
+		return false
+	}
+	w.turn <- grant{c: c, begun: true}
+	return true
 }
 
 // capacity is how many connections may be open now. p.mu is held.
@@ -146,10 +198,14 @@ func (p *pool) crowded() {
 	p.limit, p.limited = max(1, p.ready-1), time.Now()
 }
 
-// put takes back a connection that can serve again.
+// put takes back a connection that can serve again, or that serves its follower already.
 func (p *pool) put(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if c.follower != nil {
+		p.pass(c)
+		return
+	}
 	switch {
 	case p.closed || c.uses >= maxUses || c.generation != p.generation || p.open > p.capacity():
 		p.retire(c)
@@ -164,13 +220,37 @@ func (p *pool) put(c *conn) {
 	}
 }
 
+// pass gives a connection to its follower. If that is not to have it, or does not want it any more, the connection is
+// closed, since a transaction is open on it. p.mu is held.
+func (p *pool) pass(c *conn) {
+	var err error
+	switch {
+	case p.closed:
+		err = errClosed
+	case c.generation != p.generation:
+		err = errHostDown
+	}
+	if !p.handOver(c, err) {
+		c.close()
+		p.ready--
+		p.gone(c)
+	}
+}
+
 // drop forgets a connection that is of no more use, and closes it.
 func (p *pool) drop(c *conn) {
 	c.close()
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	err := errLost
+	if p.closed {
+		err = errClosed
+	} else if c.generation != p.generation {
+		err = errHostDown
+	}
+	p.handOver(c, err)
 	p.ready--
 	p.gone(c)
-	p.mu.Unlock()
 }
 
 // gone gives the place of c, which is closed, to the next. p.mu is held.
@@ -212,9 +292,9 @@ func (p *pool) next() {
 }
 
 func (p *pool) wake(g grant) {
-	turn := p.waiting[0]
+	w := p.waiting[0]
 	p.waiting = slices.Delete(p.waiting, 0, 1)
-	turn <- g
+	w.turn <- g
 }
 
 // reap closes the connections that have been idle for too long, and comes back for the rest.

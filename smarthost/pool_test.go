@@ -32,7 +32,7 @@ func TestPool_NoMoreThanMaxConnectionsAndAllAreUsed(t *testing.T) {
 		h := p.hosts["one:25"]
 		h.answer = func(string) string { time.Sleep(100 * time.Millisecond); return "" }
 		r := p.router(t, limit(3), "one:25")
-		if r.Concurrency("isp") != 3 {
+		if r.Concurrency("isp") != ahead*3 {
 			t.Error("concurrency", r.Concurrency("isp"))
 		}
 		for _, a := range deliverAll(t, r, 30) {
@@ -185,7 +185,7 @@ func TestPool_LeaveFromBeforeAFailureOpensNothing(t *testing.T) {
 		second, _, _ := h.admit(t.Context())
 		h.failed(first, "q1", verdict{trouble: loginRefused})
 		synctest.Wait()
-		if c, o := h.connection(t.Context(), second, newWork(mail(hello)), false); c != nil || !o.skipped {
+		if c, _, o := h.connection(t.Context(), second, newWork(mail(hello)), false); c != nil || !o.skipped {
 			t.Error("a delivery that was let in before the login was refused tries it once more")
 		}
 		if n := p.hosts["one:25"].see().opened; n != 1 || h.pool.count() != 0 {

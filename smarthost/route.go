@@ -131,11 +131,15 @@ func urgency(s State) int {
 	return 0
 }
 
-// concurrency is how many deliveries at once help: as many as the first usable host has connections, or one to probe.
+// ahead is how many deliveries help for each connection: one that has it, one whose envelope can follow behind that one's
+// body, and one whose outcome is being recorded.
+const ahead = 3
+
+// concurrency is how many deliveries at once help the first usable host, or one to probe.
 func (rt *route) concurrency(now time.Time) int {
 	for _, h := range rt.hosts {
 		if s := h.view(now); s.state == StateUp || s.state == StateUnknown {
-			return rt.limit
+			return ahead * rt.limit
 		}
 	}
 	return 1

@@ -3,7 +3,6 @@ package smarthost
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"sync"
@@ -111,6 +110,11 @@ func (t *table) find(h *host) *host {
 }
 
 func newHost(o Options, spec Route, addr string, own *ownRules, background *sync.WaitGroup) *host {
+	e, _ := parseEntry(addr) // which orDefaults has seen
+	var found *lookup
+	if e.kind != byName {
+		found = newLookup(e, spec.TLSName, o.Resolver)
+	}
 	return &host{
 		endpoint: endpoint{
 			hostname:    o.Hostname,
@@ -123,12 +127,9 @@ func newHost(o Options, spec Route, addr string, own *ownRules, background *sync
 			timeouts:    o.Timeouts,
 			dial:        o.Dial,
 			loops:       selfCheck{hostname: o.Hostname, isSelf: o.IsSelf},
-			tls: &tls.Config{
-				ServerName:         serverName(addr),
-				RootCAs:            spec.RootCAs,
-				MinVersion:         spec.MinTLS,
-				ClientSessionCache: tls.NewLRUClientSessionCache(2 * spec.MaxConnections),
-			},
+			tls:         newTLSConfig(spec, cmp.Or(spec.TLSName, e.host)),
+			pins:        spec.Pins,
+			lookup:      found,
 		},
 		place: place{route: spec.Name, addr: addr, username: spec.Username, mode: spec.TLS, login: spec.login(),
 			token: spec.Tokens != nil, general: newPatterns(spec.Recipients).general(), own: own},

@@ -181,7 +181,17 @@ func TestSession_TLSAndLogin(t *testing.T) {
 			login(ModeStartTLS), "LOGIN"},
 		"LOGIN with plain words": {sandbox.Options{Mechanisms: []string{"LOGIN"},
 			LoginPrompts: []string{"Your name?", "5.7.0 And the secret?"}}, login(ModeStartTLS), "LOGIN"},
-		"PLAIN before others":  {sandbox.Options{Mechanisms: []string{"GSSAPI", "LOGIN", "PLAIN"}}, login(ModeStartTLS), "PLAIN"},
+		"PLAIN before others": {sandbox.Options{Mechanisms: []string{"GSSAPI", "LOGIN", "PLAIN"}}, login(ModeStartTLS), "PLAIN"},
+		"SCRAM before PLAIN":  {sandbox.Options{Mechanisms: []string{"PLAIN", "CRAM-MD5", "SCRAM-SHA-256"}}, login(ModeStartTLS), "SCRAM-SHA-256"},
+		"SCRAM bound by TLS 1.3": {sandbox.Options{Mechanisms: []string{"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"}},
+			login(ModeStartTLS), "SCRAM-SHA-256-PLUS"},
+		"SCRAM bound by TLS 1.2": {sandbox.Options{Mechanisms: []string{"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"},
+			MaxTLS: tls.VersionTLS12}, login(ModeStartTLS), "SCRAM-SHA-256-PLUS"},
+		"SCRAM wanted unbound": {sandbox.Options{Mechanisms: []string{"SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"}},
+			Route{Username: username, Password: password, Auth: AuthSCRAM}, "SCRAM-SHA-256"},
+		"CRAM-MD5 for want of better": {sandbox.Options{Mechanisms: []string{"NTLM", "CRAM-MD5"}}, login(ModeStartTLS), "CRAM-MD5"},
+		"CRAM-MD5 wanted": {sandbox.Options{Mechanisms: []string{"SCRAM-SHA-256", "PLAIN", "CRAM-MD5"}},
+			Route{Username: username, Password: password, Auth: AuthCRAMMD5}, "CRAM-MD5"},
 		"old AUTH=":            {sandbox.Options{Extensions: []string{"PIPELINING", "STARTTLS", "AUTH=LOGIN"}}, login(ModeStartTLS), "LOGIN"},
 		"no login":             {sandbox.Options{NoAuth: true}, Route{}, ""},
 		"login not for us":     {sandbox.Options{OptionalAuth: true}, Route{Username: username, Auth: AuthOff}, ""},
@@ -229,7 +239,7 @@ func TestSession_CertificateThatDoesNotVerifyGetsNoMailAndNoPassword(t *testing.
 	for kind, words := range map[sandbox.CertificateKind]string{
 		sandbox.CertificateExpired:    "check this machine's clock",
 		sandbox.CertificateOtherCA:    "give the authority's file as ca_file",
-		sandbox.CertificateSelfSigned: "give the authority's file as ca_file",
+		sandbox.CertificateSelfSigned: "give it as ca_file in [[smarthost]] isp, or, without ca_file, pin its key: pin_sha256 = ",
 		sandbox.CertificateWrongName:  "write the name that the certificate has",
 	} {
 		for _, mode := range []Mode{ModeStartTLS, ModeImplicit} {

@@ -1,6 +1,7 @@
 package smarthost
 
 import (
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -20,16 +21,22 @@ func (c credentials) String() string       { return c.username }
 func (c credentials) GoString() string     { return c.username }
 func (c credentials) LogValue() slog.Value { return slog.StringValue(c.username) }
 
-// mechanism is a way to log in, in the order of preference: the strongest first. PLAIN and LOGIN are equal in strength;
-// PLAIN is a standard and saves a round trip.
+// mechanism is a way to log in, in the order of preference: the strongest first. SCRAM does not show the host the password
+// and has the host prove that it knows it; bound to the TLS session, nobody can pass the login on either. PLAIN and LOGIN
+// are equal in strength; PLAIN is a standard and saves a round trip. CRAM-MD5 is the last: a login only goes to a host
+// whose certificate was verified, where it protects nothing more than PLAIN does, it is made of MD5, the host has to keep
+// the password itself to check it, and hosts are known to offer it and not to be able to.
 type mechanism struct {
 	name   string
 	client func(credentials) sasl.Client
 }
 
 var mechanisms = []mechanism{
+	{scramSHA256Plus, func(c credentials) sasl.Client { return &scramClient{credentials: c, mech: scramSHA256Plus} }},
+	{scramSHA256, func(c credentials) sasl.Client { return &scramClient{credentials: c, mech: scramSHA256} }},
 	{sasl.Plain, func(c credentials) sasl.Client { return sasl.NewPlainClient("", c.username, c.password) }},
 	{sasl.Login, func(c credentials) sasl.Client { return &loginClient{credentials: c} }},
+	{cramMD5, func(c credentials) sasl.Client { return &cramClient{credentials: c} }},
 }
 
 // noMechanismError is a host that offers no login that the route allows. Mail does not go without one.
@@ -45,15 +52,21 @@ func (e *noMechanismError) Error() string {
 	return fmt.Sprintf("it offers AUTH %s, and auth is %q", strings.Join(e.offered, " "), e.wanted)
 }
 
-// choose returns the strongest of mechanisms that wanted (Route.Auth) allows and the host offers. Only that one is tried:
-// after a refusal, the next would be one more wrong password for a host that counts them.
-func choose(mechanisms []mechanism, wanted string, offered []string) (mechanism, error) {
-	for _, m := range mechanisms {
-		if slices.Contains(offered, m.name) && (wanted == AuthAuto || strings.EqualFold(wanted, m.name)) {
+// choose returns the strongest mechanism that the route allows, the host offers and the session can be used for. Only that
+// one is tried: after a refusal, the next would be one more wrong password for a host that counts them. A route with
+// tokens has mechanisms of its own, and never falls back on one that shows a password.
+func (e *endpoint) choose(offered []string, state *tls.ConnectionState) (mechanism, error) {
+	list := mechanisms
+	if e.tokens != nil {
+		list = tokenMechanisms
+	}
+	for _, m := range list {
+		wanted := e.auth == AuthAuto || strings.EqualFold(e.auth, m.name)
+		if wanted && slices.Contains(offered, m.name) && e.canUse(m.name, state) {
 			return m, nil
 		}
 	}
-	return mechanism{}, &noMechanismError{wanted: wanted, offered: offered}
+	return mechanism{}, &noMechanismError{wanted: e.auth, offered: offered}
 }
 
 // loginClient is LOGIN (draft-murchison-sasl-login) for hosts with prompts of every kind: the first challenge gets the
@@ -105,6 +118,9 @@ func (c *conn) authenticate(client sasl.Client) (envelope.Reply, error) {
 		if initial = nil; response == nil {
 			if response, err = client.Next(decodeChallenge(reply.Text)); err != nil {
 				return c.cancelAuth(err)
+			}
+			if _, login := client.(*loginClient); !login { // whose username may well be in a reply
+				c.hide(response)
 			}
 		}
 		line = ""

@@ -1,6 +1,8 @@
 package smarthost
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +16,8 @@ import (
 )
 
 func TestChoose(t *testing.T) {
+	bindable := &tls.ConnectionState{Version: tls.VersionTLS12,
+		PeerCertificates: []*x509.Certificate{{SignatureAlgorithm: x509.ECDSAWithSHA256, Raw: []byte("certificate")}}}
 	for _, c := range []struct {
 		wanted, offered, want string
 	}{
@@ -22,10 +26,29 @@ func TestChoose(t *testing.T) {
 		{"login", "LOGIN PLAIN", "LOGIN"},
 		{"plain", "LOGIN PLAIN", "PLAIN"},
 		{"plain", "LOGIN", ""},
+		{"auto", "LOGIN PLAIN CRAM-MD5 SCRAM-SHA-256", "SCRAM-SHA-256"},
+		{"auto", "SCRAM-SHA-256 SCRAM-SHA-256-PLUS PLAIN", "SCRAM-SHA-256-PLUS"},
+		{"auto", "SCRAM-SHA-1 DIGEST-MD5 CRAM-MD5 PLAIN", "PLAIN"},
+		{"auto", "CRAM-MD5", "CRAM-MD5"},
+		{"cram-md5", "SCRAM-SHA-256 PLAIN CRAM-MD5", "CRAM-MD5"},
+		{"cram-md5", "SCRAM-SHA-256 PLAIN", ""},
+		{"scram-sha-256", "SCRAM-SHA-256 SCRAM-SHA-256-PLUS PLAIN", "SCRAM-SHA-256"},
+		{"scram-sha-256", "SCRAM-SHA-256-PLUS PLAIN", ""},
 		{"auto", "NTLM", ""},
+		{"auto", "XOAUTH2 OAUTHBEARER", ""},
 		{"auto", "", ""},
+		{"auto with tokens", "PLAIN SCRAM-SHA-256-PLUS OAUTHBEARER XOAUTH2", "XOAUTH2"},
+		{"auto with tokens", "PLAIN OAUTHBEARER", "OAUTHBEARER"},
+		{"oauthbearer with tokens", "XOAUTH2 OAUTHBEARER", "OAUTHBEARER"},
+		{"xoauth2 with tokens", "PLAIN OAUTHBEARER", ""},
+		{"auto with tokens", "PLAIN LOGIN CRAM-MD5 SCRAM-SHA-256 SCRAM-SHA-256-PLUS", ""},
 	} {
-		m, err := choose(mechanisms, c.wanted, strings.Fields(c.offered))
+		e := &endpoint{credentials: credentials{"me", "pw"}}
+		wanted, token := strings.CutSuffix(c.wanted, " with tokens")
+		if e.auth = wanted; token {
+			e.tokens, e.credentials.password = &tokens{}, ""
+		}
+		m, err := e.choose(strings.Fields(c.offered), bindable)
 		if m.name != c.want || (err == nil) != (c.want != "") {
 			t.Errorf("%s of %q: got %q, %v", c.wanted, c.offered, m.name, err)
 		}

@@ -13,9 +13,12 @@ import (
 type TokenSource interface {
 	// Token returns a token to log in with. refused is one that the host has just refused, "" for none; it is not
 	// returned again, nor one from before it. An error that has a method Unavailable() bool which says true is an outage
-	// that passes; any other wants a person.
+	// that passes; any other wants a person. One that is ErrNoTokenYet makes Probe leave the login alone.
 	Token(ctx context.Context, refused string) (string, error)
 }
+
+// ErrNoTokenYet is that nobody has given the consent yet from which an account's tokens come.
+var ErrNoTokenYet = errors.New("nobody has logged in yet")
 
 const (
 	mechXOAUTH2     = "XOAUTH2"
@@ -109,18 +112,26 @@ func (e *noTokenError) trouble() trouble {
 	return loginRefused
 }
 
-// connectWithToken opens a session with a token, which is there before the host is bothered. One that the host refuses is
-// renewed once, at once; the new one is shown on a new connection, since many hosts end one whose login failed.
-func (e *endpoint) connectWithToken(ctx context.Context) (*conn, error) {
+// connectWithToken is connect with a token, which is there before the host is bothered. The renewed one is shown on a new
+// connection, since many hosts end one whose login failed.
+func (e *endpoint) connectWithToken(ctx context.Context) (c *conn, err error) {
+	err = e.withToken(ctx, func(shown credentials) (err error) {
+		c, err = e.session(ctx, shown)
+		return err
+	})
+	return c, err
+}
+
+// withToken logs in by show with a token and, when the host refuses it, once more, at once, with the next.
+func (e *endpoint) withToken(ctx context.Context, show func(credentials) error) error {
 	shown := e.credentials
-	var c *conn
-	var err error
 	for refused := ""; ; refused = shown.password {
+		var err error
 		if shown.password, err = e.tokens.Token(ctx, refused); err != nil {
-			return nil, &stageError{stage: stageAuth, err: &noTokenError{err}}
+			return &stageError{stage: stageAuth, err: &noTokenError{err}}
 		}
-		if c, err = e.session(ctx, shown); refused != "" || !refusesToken(err) {
-			return c, err
+		if err = show(shown); refused != "" || !refusesToken(err) {
+			return err
 		}
 	}
 }

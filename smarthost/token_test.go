@@ -214,6 +214,7 @@ func TestToken_RoutesThatMakeNoSenseAreRefused(t *testing.T) {
 	for _, r := range []Route{
 		{Auth: AuthXOAUTH2, Username: "me"}, {Auth: AuthOAuthBearer, Username: "me", Password: "pw"}, {Tokens: src},
 		{Tokens: src, Username: "me", Password: "pw"}, {Tokens: src, Username: "me", Auth: AuthPlain},
+		{Tokens: src, Username: "me", Auth: AuthSCRAM}, {Tokens: src, Username: "me", Auth: AuthCRAMMD5}, {Tokens: src, Username: "me", Auth: AuthOff},
 		{Tokens: src, Username: "me", TLS: ModeOff},
 	} {
 		r.Name, r.Hosts = "isp", []string{"h:587"}

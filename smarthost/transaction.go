@@ -16,8 +16,13 @@ const maxGroup = 100
 // transaction is one mail transaction on a connection (RFC 5321 section 3.3), for some of an envelope's recipients. It
 // records what the host said and draws no conclusions. Writing and reading are steps of their own: writeGroup puts what
 // may travel together into the connection's buffer, readGroup reads the replies to it; likewise writeBody and readDot.
+//
+// A transaction that waits for the connection can begin behind the one that has it (RFC 2920 section 3.1 lets MAIL follow
+// a body): its first group then travels with the end of the other's body, so that on a warm connection a message costs
+// one round trip. Until its own body is asked for, giving it up costs nothing.
 type transaction struct {
-	c     *conn
+	c     *conn // nil until begin or lead
+	caps  capabilities
 	env   *envelope.Envelope
 	place place
 	body  body
@@ -37,6 +42,13 @@ type transaction struct {
 	written      bool
 	// dotSent is set once the final dot went out whole.
 	dotSent bool
+
+	// follow, when set, returns the transaction to be begun behind the body, if there is one; led says that there was.
+	follow func() *transaction
+	led    bool
+	// behind is set when the first group was written behind the body of another; unwritten is why it was not whole.
+	behind    bool
+	unwritten error
 }
 
 // body is the form in which the content goes: write writes what it reads in that form, of size octets before
@@ -52,12 +64,32 @@ const (
 	stepRcpt
 )
 
-func newTransaction(c *conn, env *envelope.Envelope, p place, b body, rcpts []int) *transaction {
-	t := &transaction{c: c, env: env, place: p, body: b, rcpts: rcpts, replies: make([]envelope.Reply, len(rcpts))}
-	if !c.oweReset {
-		t.next, t.unread = stepMail, stepMail
+// newTransaction returns a transaction for a connection with these capabilities.
+func newTransaction(caps capabilities, env *envelope.Envelope, p place, b body, rcpts []int) *transaction {
+	return &transaction{caps: caps, env: env, place: p, body: b, rcpts: rcpts, replies: make([]envelope.Reply, len(rcpts)),
+		next: stepMail, unread: stepMail}
+}
+
+// begin gives the transaction its connection, unless it has that already.
+func (t *transaction) begin(c *conn) {
+	if t.behind {
+		return
 	}
-	return t
+	t.c = c
+	if c.oweReset {
+		t.next, t.unread = stepReset, stepReset
+	}
+}
+
+// suits reports whether the transaction can begin behind the one on c.
+func (t *transaction) suits(c *conn) bool {
+	return t.caps.pipelining && !c.spent && !c.oweReset && t.caps.carryLike(c.caps)
+}
+
+// beginBehind writes the first group behind the body that is on its way on t.c.
+func (t *transaction) beginBehind() {
+	t.behind = true
+	t.unwritten = t.writeGroup()
 }
 
 func (t *transaction) dataStep() int { return stepRcpt + len(t.rcpts) }
@@ -105,6 +137,14 @@ func (t *transaction) last() envelope.Reply {
 }
 
 func (t *transaction) exchangeEnvelope() error {
+	if t.behind {
+		if t.unwritten != nil {
+			return t.unwritten
+		}
+		if err := t.readGroup(); err != nil {
+			return err
+		}
+	}
 	for !t.written {
 		if err := t.writeGroup(); err != nil {
 			return err
@@ -126,7 +166,7 @@ func (t *transaction) exchangeEnvelope() error {
 // PIPELINING.
 func (t *transaction) writeGroup() error {
 	window := 1
-	if t.c.caps.pipelining {
+	if t.caps.pipelining {
 		window = maxGroup
 	}
 	for t.next-t.unread < window {
@@ -162,11 +202,11 @@ func (t *transaction) command(step int) string {
 	case stepReset:
 		return "RSET"
 	case stepMail:
-		return mailCommand(t.env, t.body.size, t.c.caps)
+		return mailCommand(t.env, t.body.size, t.caps)
 	case t.dataStep():
 		return "DATA"
 	}
-	return rcptCommand(&t.env.Recipients[t.rcpts[step-stepRcpt]], t.c.caps)
+	return rcptCommand(&t.env.Recipients[t.rcpts[step-stepRcpt]], t.caps)
 }
 
 func (t *transaction) stage(step int) string {
@@ -201,10 +241,14 @@ func outOfPlace(data bool, reply envelope.Reply) bool {
 }
 
 func (t *transaction) patience(step int) time.Duration {
+	d := t.c.timeouts.Command
 	if step == t.dataStep() {
-		return t.c.timeouts.Data
+		d = t.c.timeouts.Data
 	}
-	return t.c.timeouts.Command
+	if t.behind && !t.c.order.proven.Load() {
+		d = min(d, unprovenPatience)
+	}
+	return d
 }
 
 func (t *transaction) heard(step int, reply envelope.Reply) {
@@ -261,6 +305,12 @@ func (t *transaction) writeBody(content io.Reader) error {
 	if err == nil {
 		t.c.seal(true)
 		err = d.close()
+	}
+	if err == nil && t.follow != nil {
+		if next := t.follow(); next != nil {
+			t.led = true
+			next.beginBehind()
+		}
 	}
 	if err == nil {
 		err = t.c.bw.Flush()

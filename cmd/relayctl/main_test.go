@@ -55,6 +55,7 @@ func TestScripts(t *testing.T) {
 			"submit":     cmdSubmit,
 			"issuer":     cmdIssuer,
 			"person":     cmdPerson,
+			"smarthost":  cmdSmarthost,
 		},
 		RequireUniqueNames: true,
 		UpdateScripts:      os.Getenv("UPDATE_SCRIPTS") != "", // rewrites what cmp compares with

@@ -14,6 +14,7 @@ import (
 	"relayd/internal/config"
 	"relayd/internal/control"
 	"relayd/internal/oauth"
+	"relayd/internal/wiring"
 )
 
 func (a *app) oauthCommand() *cobra.Command {
@@ -170,14 +171,6 @@ func tokenLine(accounts []control.OAuthStatus, route string, now time.Time) stri
 	return ""
 }
 
-// oauthAccount maps a smarthost's [smarthost.oauth2] onto an account to log in to.
-func oauthAccount(s config.Smarthost) oauth.Account {
-	o := s.OAuth2
-	return oauth.Account{Name: s.Name, Username: s.Username, Provider: oauth.Provider(o.Provider), Flow: oauth.Flow(o.Flow),
-		TokenURL: o.TokenURL, DeviceURL: o.DeviceURL, AuthURL: o.AuthURL, Scopes: o.Scopes,
-		ClientID: o.ClientID, ClientSecret: o.ClientSecret.Reveal(), SecretExpires: o.SecretExpires}
-}
-
 // personalAccount returns the account of the smarthost name, if a person can log in to it.
 func personalAccount(cfg *config.Config, name string) (oauth.Account, error) {
 	var names []string
@@ -191,7 +184,7 @@ func personalAccount(cfg *config.Config, name string) (oauth.Account, error) {
 		if s.OAuth2 == nil {
 			return oauth.Account{}, fmt.Errorf("smarthost %s logs in with a password or not at all; add [smarthost.oauth2] to it", s.Name)
 		}
-		account := oauthAccount(s)
+		account := wiring.Account(s)
 		if !account.Flow.Personal() {
 			return oauth.Account{}, fmt.Errorf("smarthost %s has flow = %q, by which an application logs in by itself: there is nothing for a "+
 				"person to do here.\n%s", s.Name, s.OAuth2.Flow, applicationWords(account))

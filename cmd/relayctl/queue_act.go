@@ -208,21 +208,7 @@ func (a *app) confirmDelete(cmd *cobra.Command, c *control.Client) error {
 
 // agreed asks, and reports whether the answer is yes. Ctrl-C is a no.
 func (a *app) agreed(ctx context.Context, question string) bool {
-	fmt.Fprint(a.out, question)
-	answers := make(chan string, 1)
-	go func() { // a read from a terminal cannot be called off; it ends with the process
-		answer, err := readLine(a.in)
-		if err != nil {
-			answer = ""
-			fmt.Fprintln(a.out)
-		}
-		answers <- answer
-	}()
-	select {
-	case answer := <-answers:
-		answer = strings.ToLower(strings.TrimSpace(answer))
-		return answer == "y" || answer == "yes"
-	case <-ctx.Done():
-		return false
-	}
+	answer, err := a.ask(ctx, question)
+	answer = strings.ToLower(answer)
+	return err == nil && (answer == "y" || answer == "yes")
 }

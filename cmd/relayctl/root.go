@@ -84,7 +84,8 @@ When relayd is not running, "queue list", "queue show" and "status" read its sto
 in data_dir instead, and say so on standard error.
 
 Exit codes: 0 done, 1 failed, 2 the command line was not understood.`,
-		Example: `  relayctl status                     is everything well, and if not, why
+		Example: `  relayctl init                       write a first configuration
+  relayctl status                     is everything well, and if not, why
   relayctl queue list                 what waits
   relayctl queue show 1M8063JNNNMR7   all that is known of one message
   relayctl queue retry --all          try everything again now
@@ -102,7 +103,8 @@ Exit codes: 0 done, 1 failed, 2 the command line was not understood.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{err: err, help: cmd.CommandPath()}
 	})
-	root.AddCommand(a.queueCommand(), a.statusCommand(), a.checkCommand(), a.oauthCommand(), a.sandboxCommand(), a.versionCommand())
+	root.AddCommand(a.queueCommand(), a.statusCommand(), a.checkCommand(), a.initCommand(), a.providersCommand(), a.oauthCommand(),
+		a.sandboxCommand(), a.versionCommand())
 	group(root)
 	root.SetUsageTemplate(usageTemplate)
 	root.SetHelpCommand(helpCommand(root))

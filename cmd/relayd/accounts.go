@@ -9,6 +9,7 @@ import (
 	"relayd/internal/config"
 	"relayd/internal/control"
 	"relayd/internal/oauth"
+	"relayd/internal/wiring"
 )
 
 // accounts are the sources of OAuth2 tokens of the configured smarthosts. One whose account stays the same outlives a
@@ -41,7 +42,7 @@ func newAccounts(dataDir string, log *slog.Logger, back func(route string)) *acc
 
 // source returns the source for a smarthost's account: the one that there is, or a new one, which keep starts.
 func (a *accounts) source(s config.Smarthost) *oauth.Source {
-	account := oauthAccount(s)
+	account := wiring.Account(s)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, have := range a.sources {
@@ -140,19 +141,4 @@ func (a *accounts) close() {
 	for _, s := range all {
 		s.Close()
 	}
-}
-
-// oauthAccount maps a smarthost's [smarthost.oauth2] onto the account that its room works with.
-func oauthAccount(s config.Smarthost) oauth.Account {
-	o := s.OAuth2
-	a := oauth.Account{Name: s.Name, Username: s.Username, Provider: oauth.Provider(o.Provider), Flow: oauth.Flow(o.Flow),
-		TokenURL: o.TokenURL, DeviceURL: o.DeviceURL, AuthURL: o.AuthURL, Scopes: o.Scopes,
-		ClientID: o.ClientID, ClientSecret: o.ClientSecret.Reveal(), SecretExpires: o.SecretExpires}
-	if o.Key != nil {
-		a.Certificate = &oauth.Certificate{Leaf: o.Certificate, Key: o.Key}
-	}
-	if o.ServiceKey != "" {
-		a.ServiceAccount = &oauth.ServiceAccount{Email: o.ServiceEmail, KeyID: o.ServiceKeyID, Key: []byte(o.ServiceKey.Reveal())}
-	}
-	return a
 }

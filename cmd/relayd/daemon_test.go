@@ -3,10 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/smtp"
 	"os"
 	"path/filepath"
@@ -14,7 +11,6 @@ import (
 	"syscall"
 	"testing"
 
-	"relayd/internal/control"
 	"relayd/internal/sandbox"
 )
 
@@ -264,49 +260,6 @@ func TestRelayd_StopLetsATransactionFinish(t *testing.T) {
 	}
 	s.start()
 	arrive(t, sb, 1)
-}
-
-// No secret is in anything that a run leaves behind or shows.
-func TestRelayd_SecretsStaySecret(t *testing.T) {
-	s := newSite(t)
-	var dialogue logFile
-	sb := s.smarthost(sandbox.Options{Transcript: &dialogue})
-	s.configure(route(sb.CAFile(), sb.Addr()))
-	p := s.start()
-	p.mustSubmit("a@example.com")
-	arrive(t, sb, 1)
-	sb.Inject(sandbox.Fault{Stage: sandbox.StageAuth, Reply: "535 5.7.8 no"})
-	if err := errors.Join(sb.Stop(), sb.Resume()); err != nil { // the warm connection is gone: a new login
-		t.Fatal(err)
-	}
-	p.mustSubmit("b@example.com")
-	p.waitFor(`level=ERROR .*login`)
-	seen := map[string][]byte{"log": []byte(p.log.String()), "transcript": []byte(dialogue.String())}
-	c, err := control.Dial(context.Background(), filepath.Join(s.dir, "data", "control.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	st, err := c.Status(context.Background())
-	seen["status"] = fmt.Appendf(nil, "%+v %v", st, err)
-	err = filepath.WalkDir(filepath.Join(s.dir, "data"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		seen[path], err = os.ReadFile(path)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for where, text := range seen {
-		for _, secret := range []string{testPassword, base64.StdEncoding.EncodeToString([]byte(testPassword)),
-			base64.StdEncoding.EncodeToString([]byte("\x00me@isp.example\x00" + testPassword))} {
-			if bytes.Contains(text, []byte(secret)) {
-				t.Errorf("%s holds the password", where)
-			}
-		}
-	}
 }
 
 func TestRelayd_CalledWrongly(t *testing.T) {

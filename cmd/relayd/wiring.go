@@ -9,12 +9,13 @@ import (
 
 	"relayd/internal/config"
 	"relayd/internal/envelope"
+	"relayd/internal/wiring"
 	"relayd/queue"
 	"relayd/relay"
 	"relayd/smarthost"
 )
 
-// This file maps the configuration onto the options of the rooms, which do not know it.
+// This file maps the configuration onto the options of the rooms, which do not know it; what relayctl maps too is in wiring.
 
 func newLogger(c config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {
 	level.Set(c.Level)
@@ -50,15 +51,7 @@ func (d *daemon) routerOptions(c *config.Config) smarthost.Options {
 		AuthProbeMin: min(smarthost.DefaultAuthProbeMin, c.Queue.RetryMin), AuthProbeMax: c.Queue.RetryMax,
 	}
 	for _, s := range c.Smarthosts {
-		r := smarthost.Route{
-			Name: s.Name, Hosts: s.Hosts, TLS: smarthost.Mode(s.TLS), MinTLS: s.MinTLS, RootCAs: s.RootCAs,
-			Auth: s.Auth, Username: s.Username, Password: s.Password.Reveal(), MaxConnections: s.MaxConnections,
-			Senders: s.Senders, Recipients: s.Recipients, Clients: s.Clients,
-		}
-		if s.OAuth2 != nil {
-			r.Tokens = d.tokens.source(s)
-		}
-		o.Routes = append(o.Routes, r)
+		o.Routes = append(o.Routes, wiring.Route(s, func(s config.Smarthost) smarthost.TokenSource { return d.tokens.source(s) }))
 	}
 	return o
 }

@@ -56,12 +56,21 @@ type Queue struct {
 // Smarthost is one [[smarthost]] table: a route, and the hosts that serve it.
 type Smarthost struct {
 	Name           string         // unique in the file
-	Hosts          []string       // host:port, the port always present, IPv6 addresses in brackets; tried in order
+	Provider       string         // whose row of package provider filled what the file does not say; empty: none
+	Hosts          []string       // host:port or mx:domain:port, the port always there, or _service._tcp.domain; in order
 	TLS            string         // "starttls", "implicit" or "off"
 	MinTLS         uint16         // a version of crypto/tls
 	CAFile         string         // where RootCAs come from; empty when it is nil
-	RootCAs        *x509.CertPool // nil: the system's
-	Auth           string         // "auto", "plain", "login", "xoauth2", "oauthbearer" or "off", which is exactly when there is no Username
+	RootCAs        *x509.CertPool // nil: the system's, or none when there are Pins
+	Pins           [][32]byte     // SHA-256 of keys or certificates of which a host must show one
+	TLSName        string         // the name in the hosts' certificates; empty: the hosts' own
+	ClientCertFile string         // where ClientCertificates come from; empty when there are none
+
+	ClientCertificates []tls.Certificate
+
+	// Auth is "auto", "scram-sha-256", "plain", "login", "cram-md5", "xoauth2", "oauthbearer" or "off"; "off" exactly when
+	// there is no Username.
+	Auth           string
 	Username       string
 	Password       Secret
 	PasswordSource string  // where Password comes from, in words for people: "password_file /etc/relayd/isp.password"

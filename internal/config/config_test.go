@@ -226,7 +226,7 @@ relayd.toml:7: queue.retry_min: is a bare number, but must be a duration in quot
 relayd.toml:8: queue.retry_max: the value is not TOML; write text, durations and sizes in quotes, as in retry_max = "1h"
 relayd.toml:9: queue.max_age: "5 days" is not a duration: the unit after 5 is missing, ms, s, m, h, d or w; write a duration in quotes, such as "90s", "1h30m" or "5d"
 relayd.toml:10: listener.cert_file: is missing, and tls is not "off"; name the certificate chain and its key, both PEM, as cert_file and key_file, or set tls = "off"
-relayd.toml:12: smarthost.hosts: is missing; write the name of the provider's server: hosts = ["smtp.isp.example"]
+relayd.toml:12: smarthost.hosts: is missing; write the name of the provider's server: hosts = ["smtp.isp.example"]; or one that "relayctl providers" lists: provider = "gmail"
 relayd.toml:13: smarthost.username: there is no password for it; add password_file = "isp.password", a file with nothing else in it
 relayd.toml:14: smarthost.tls: "start-tls" is not known; did you mean "starttls"? It is one of "starttls", "implicit", "off"
 relayd.toml:15: smarthost: is the second that takes all mail; the first is in line 12; move it up, give the other senders, recipients or clients, or put the hosts of both into one list

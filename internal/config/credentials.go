@@ -183,41 +183,45 @@ func (t *table) certificate() (string, []tls.Certificate) {
 			`name the certificate chain and its key, both PEM, as cert_file and key_file, or set tls = "off"`)
 		return "", nil
 	}
-	certFile, keyFile := t.path("cert_file"), t.path("key_file")
+	return t.keyPair("cert_file", "key_file", "renew it, then reload relayd; clients that verify it refuse it otherwise")
+}
+
+// keyPair returns a certificate of the relay's own from the files that two keys name. renewal is what to do when it ends.
+func (t *table) keyPair(certKey, keyKey, renewal string) (string, []tls.Certificate) {
+	certFile, keyFile := t.path(certKey), t.path(keyKey)
 	if certFile == "" || keyFile == "" {
 		return "", nil
 	}
-	chain, _, okChain := t.readFile("cert_file", certFile)
-	key, mode, okKey := t.readFile("key_file", keyFile)
+	chain, _, okChain := t.readFile(certKey, certFile)
+	key, mode, okKey := t.readFile(keyKey, keyFile)
 	if okKey {
-		t.checkMode("key_file", keyFile, mode)
+		t.checkMode(keyKey, keyFile, mode)
 	}
 	if !okChain || !okKey {
 		return "", nil
 	}
 	pair, err := tls.X509KeyPair(chain, key)
 	if err != nil {
-		t.bad("cert_file", fmt.Sprintf("%s and %s do not make a certificate: %s", certFile, keyFile,
+		t.bad(certKey, fmt.Sprintf("%s and %s do not make a certificate: %s", certFile, keyFile,
 			strings.TrimPrefix(err.Error(), "tls: ")), "name the PEM files of one certificate chain and its key")
 		return "", nil
 	}
-	t.checkValidity(certFile, pair.Leaf, time.Now())
+	t.checkValidity(certKey, certFile, renewal, pair.Leaf, time.Now())
 	return certFile, []tls.Certificate{pair}
 }
 
-// checkValidity warns of a certificate that clients will not take, or not for long.
-func (t *table) checkValidity(path string, leaf *x509.Certificate, now time.Time) {
-	const remedy = "renew it, then reload relayd; clients that verify it refuse it otherwise"
+// checkValidity warns of a certificate that the other side will not take, or not for long.
+func (t *table) checkValidity(certKey, path, remedy string, leaf *x509.Certificate, now time.Time) {
 	day := func(at time.Time) string { return at.UTC().Format(time.DateOnly) }
 	switch {
 	case leaf == nil:
 	case now.After(leaf.NotAfter):
-		t.caution("cert_file", fmt.Sprintf("the certificate in %s expired on %s", path, day(leaf.NotAfter)), remedy)
+		t.caution(certKey, fmt.Sprintf("the certificate in %s expired on %s", path, day(leaf.NotAfter)), remedy)
 	case now.Before(leaf.NotBefore):
-		t.caution("cert_file", fmt.Sprintf("the certificate in %s is not valid before %s", path, day(leaf.NotBefore)),
+		t.caution(certKey, fmt.Sprintf("the certificate in %s is not valid before %s", path, day(leaf.NotBefore)),
 			"check the clock of this machine, or use another certificate")
 	case now.Add(soon).After(leaf.NotAfter):
-		t.caution("cert_file", fmt.Sprintf("the certificate in %s expires on %s", path, day(leaf.NotAfter)), remedy)
+		t.caution(certKey, fmt.Sprintf("the certificate in %s expires on %s", path, day(leaf.NotAfter)), remedy)
 	}
 }
 

@@ -69,17 +69,19 @@ func describeSmarthost(p func(string, ...any), n int, s Smarthost) {
 		order = ", in this order"
 	}
 	p("     hosts   %s%s; up to %s", strings.Join(s.Hosts, ", "), order, count(s.MaxConnections, "connection"))
-	roots := "the system's authorities"
-	if s.RootCAs != nil {
-		roots = s.CAFile
+	if s.Provider != "" {
+		p("     preset  %s, for what the file does not say; \"relayctl providers %s\" shows it", s.Provider, s.Provider)
 	}
 	switch s.TLS {
 	case "starttls":
-		p("     TLS     demanded, by STARTTLS, %s or newer; certificates verified with %s", tlsName(s.MinTLS), roots)
+		p("     TLS     demanded, by STARTTLS, %s or newer; certificates verified with %s", tlsName(s.MinTLS), checks(s))
 	case "implicit":
-		p("     TLS     from the first byte, %s or newer; certificates verified with %s", tlsName(s.MinTLS), roots)
+		p("     TLS     from the first byte, %s or newer; certificates verified with %s", tlsName(s.MinTLS), checks(s))
 	default:
 		p("     TLS     none: mail goes there in the clear")
+	}
+	if s.ClientCertFile != "" {
+		p("             the relay shows the certificate in %s", s.ClientCertFile)
 	}
 	if s.Username == "" {
 		p("     login   none")
@@ -89,11 +91,31 @@ func describeSmarthost(p func(string, ...any), n int, s Smarthost) {
 		describeOAuth2(p, s)
 		return
 	}
-	how := "with what the host offers of PLAIN and LOGIN"
+	how := "with the best that the host offers of SCRAM-SHA-256, PLAIN, LOGIN and CRAM-MD5"
 	if s.Auth != "auto" {
 		how = "with " + strings.ToUpper(s.Auth)
 	}
 	p("     login   as %s %s, after TLS; %s", s.Username, how, s.PasswordSource)
+}
+
+// checks says what the certificate of a host is held against.
+func checks(s Smarthost) string {
+	roots := "the system's authorities"
+	if s.RootCAs != nil {
+		roots = s.CAFile
+	}
+	name := ""
+	if s.TLSName != "" {
+		name = " and the name " + s.TLSName
+	}
+	switch pins := count(len(s.Pins), "pinned key"); {
+	case len(s.Pins) == 0:
+		return roots + name
+	case s.RootCAs == nil:
+		return pins + " and nothing else"
+	default:
+		return roots + name + ", and with " + pins
+	}
 }
 
 // fits says which mail a smarthost takes, apart from what one before it took.

@@ -26,7 +26,7 @@ Hands it on to
   1. smtp.isp.example, for all mail
      hosts   smtp.isp.example:587; up to 3 connections
      TLS     demanded, by STARTTLS, 1.2 or newer; certificates verified with the system's authorities
-     login   as me@isp.example with what the host offers of PLAIN and LOGIN, after TLS; password_file /etc/relayd/isp.password
+     login   as me@isp.example with the best that the host offers of SCRAM-SHA-256, PLAIN, LOGIN and CRAM-MD5, after TLS; password_file /etc/relayd/isp.password
 
 When it cannot go out
   mail that no host can be asked to take waits until one can, however long

@@ -23,7 +23,7 @@ func readExample(t *testing.T) string {
 var tableLine = regexp.MustCompile(`^#?\[+([a-z0-9.]+)\]+$`)
 
 // commented is a key or table that somebody could uncomment: # and no space.
-var commented = regexp.MustCompile(`(?m)^#(\[|[a-z_]+ = )`)
+var commented = regexp.MustCompile(`(?m)^#(\[|[a-z0-9_]+ = )`)
 
 func TestExample_LoadsAsTheFourLinesDo(t *testing.T) {
 	example, four := good(t, readExample(t)), good(t, fourLines)
@@ -61,7 +61,7 @@ func TestExample_ShowsTheRealDefaults(t *testing.T) {
 
 func TestExample_ShowsEveryKeyWithItsDefault(t *testing.T) {
 	table, shown := "", map[string]string{}
-	keyLine := regexp.MustCompile(`^#?([a-z_]+) = (.*)$`)
+	keyLine := regexp.MustCompile(`^#?([a-z0-9_]+) = (.*)$`)
 	for line := range strings.SplitSeq(readExample(t), "\n") {
 		if m := tableLine.FindStringSubmatch(line); m != nil {
 			table = m[1]

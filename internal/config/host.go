@@ -96,8 +96,31 @@ func machineName(ask func() (string, error), hostsFile string) string {
 	return name + ".localdomain"
 }
 
-// parseTarget reads a host of a smarthost, "host" or "host:port", and returns it with its port.
+// mxPrefix marks a domain whose mail hosts are meant.
+const mxPrefix = "mx:"
+
+func hasPrefixFold(s, prefix string) bool {
+	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
+}
+
+// parseTarget reads an entry of hosts and returns it with its port: "host" or "host:port"; "_service._tcp.domain", whose
+// records in DNS have the ports; "mx:domain" or "mx:domain:port", where the default is 25, on which mail hosts listen.
 func parseTarget(s string, port int) (target, problem, remedy string) {
+	switch {
+	case hasPrefixFold(s, "srv:"):
+		return "", fmt.Sprintf("%q has a prefix", s), fmt.Sprintf("write %q", s[len("srv:"):])
+	case hasPrefixFold(s, mxPrefix) && badPort(s[len(mxPrefix):], 1) != "": // "mx:25" is a host called mx
+		target, problem, remedy = parseTarget(s[len(mxPrefix):], 25)
+		if host, _, _ := net.SplitHostPort(target); problem == "" && (!isHostname(host, false) || !isHost(host) || isAddress(host)) {
+			return "", fmt.Sprintf("%q is not a domain", s), `write "mx:example.com" or "mx:example.com:587"`
+		}
+		if problem != "" {
+			return "", problem, remedy
+		}
+		return mxPrefix + target, "", ""
+	case strings.HasPrefix(s, "_") && strings.Contains(s, "._"):
+		return parseService(s)
+	}
 	host, number := s, strconv.Itoa(port)
 	inBrackets := strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]")
 	_, notAddress := netip.ParseAddr(s)
@@ -121,6 +144,33 @@ func parseTarget(s string, port int) (target, problem, remedy string) {
 			`write "smtp.isp.example" or "smtp.isp.example:587"; a name with other than ASCII letters in its xn-- form`
 	}
 	return net.JoinHostPort(host, number), "", ""
+}
+
+// withoutMX returns host:port of what parseTarget made of an entry.
+func withoutMX(target string) string {
+	if strings.HasPrefix(target, mxPrefix) && strings.Count(target, ":") == 2 {
+		return target[len(mxPrefix):]
+	}
+	return target
+}
+
+func isAddress(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
+}
+
+// parseService reads the name of a service in DNS (RFC 2782).
+func parseService(s string) (target, problem, remedy string) {
+	const write = `write "_submissions._tcp.example.com" (TLS from the first byte) or "_submission._tcp.example.com" (STARTTLS)`
+	name := strings.TrimSuffix(s, ".")
+	service, domain, ok := strings.Cut(name, "._tcp.")
+	switch {
+	case strings.Contains(s, ":"):
+		return "", fmt.Sprintf("%q has a port, which DNS has for a service", s), "delete the colon and the port"
+	case !ok || service == "_" || strings.Contains(service, ".") || !isHostname(domain, false) || !isHost(domain) || isAddress(domain):
+		return "", fmt.Sprintf("%q is not a service of a domain", s), write
+	}
+	return name, "", ""
 }
 
 // badPort says what is wrong with a port, and "" for a good one.

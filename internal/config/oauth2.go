@@ -54,7 +54,7 @@ func readOAuth2(t *table, hosts []string) *OAuth2 {
 	}
 	o.ClientSecret, o.SecretSource = t.secret("client_secret", "secret")
 	o.SecretExpires = t.day("secret_expires")
-	t.clientCertificate(o)
+	t.signingCertificate(o)
 	t.serviceAccount(o)
 	for _, e := range t.list("scopes", false) {
 		o.Scopes = append(o.Scopes, e.text)
@@ -243,8 +243,8 @@ func (t *table) day(key string) time.Time {
 	return day
 }
 
-// clientCertificate reads the certificate that the application signs with, and its key.
-func (t *table) clientCertificate(o *OAuth2) {
+// signingCertificate reads the certificate that the application signs with, and its key.
+func (t *table) signingCertificate(o *OAuth2) {
 	certFile, keyFile := "", ""
 	if t.has("cert_file") {
 		certFile = t.path("cert_file")
@@ -365,7 +365,7 @@ func (t *table) checkTokenLogin(s *Smarthost) {
 		}
 	}
 	switch s.Auth {
-	case "plain", "login":
+	case "scram-sha-256", "plain", "login", "cram-md5":
 		t.bad("auth", fmt.Sprintf("%q is a login with a password, and [smarthost.oauth2] gives tokens", s.Auth),
 			`delete the line, or write "xoauth2" or "oauthbearer"`)
 	case "off":

@@ -90,11 +90,13 @@ func TestOAuth2_Faults(t *testing.T) {
 	}
 	const table = "[smarthost.oauth2]\nclient_id = 'a'\n"
 	for keys, want := range map[string]string{
-		"":                                  "smarthost.oauth2: there is no username for it",
-		"username = 'me'\npassword = 'x'\n": "smarthost.password: has no effect with [smarthost.oauth2]",
-		"username = 'me'\nauth = 'plain'\n": `smarthost.auth: "plain" is a login with a password`,
-		"username = 'me'\nauth = 'off'\n":   `smarthost.oauth2: has no effect with auth = "off"`,
-		"username = 'me'\ntls = 'off'\n":    `"off" would send the token in the clear`,
+		"":                                                  "smarthost.oauth2: there is no username for it",
+		"username = 'me'\npassword = 'x'\n":                 "smarthost.password: has no effect with [smarthost.oauth2]",
+		"username = 'me'\nauth = 'plain'\n":                 `smarthost.auth: "plain" is a login with a password`,
+		"username = 'me'\nauth = 'cram-md5'\n":              `smarthost.auth: "cram-md5" is a login with a password`,
+		"username = 'me'\nauth = 'scram-sha-256'\n":         `smarthost.auth: "scram-sha-256" is a login with a password`,
+		"username = 'me'\nauth = 'off'\n":                   `smarthost.oauth2: has no effect with auth = "off"`,
+		"username = 'me'\ntls = 'off'\n":                    `"off" would send the token in the clear`,
 		"username = 'me'\npassword_file = 'isp.password'\n": "smarthost.password_file: has no effect",
 	} {
 		wantAll(t, faultsOf(t, "[[smarthost]]\nhosts = ['"+office+"']\n"+keys+table), want)
@@ -218,4 +220,41 @@ func TestOAuth2_CertificatesAndServiceAccountsAreRead(t *testing.T) {
 	wantAll(t, fmt.Sprint(save()), "token_uri in", "must begin with https://")
 	account["token_uri"], account["private_key"] = "", "none"
 	wantAll(t, fmt.Sprint(save()), "is not the key of a service account")
+}
+
+// A provider's row gives the hosts, and these the endpoints; what a row says of passwords is not meant then.
+func TestOAuth2_ProvidersRowsNeedFewerLines(t *testing.T) {
+	for text, want := range map[string]OAuth2{
+		"provider = 'microsoft365'\nusername = 'me@contoso.example'\n[smarthost.oauth2]\ntenant_id = 'contoso.example'\nclient_id = 'app'": {
+			Provider: "microsoft", Flow: "device", TokenURL: "https://login.microsoftonline.com/contoso.example/oauth2/v2.0/token"},
+		"provider = 'outlook'\nusername = 'me@outlook.com'\n[smarthost.oauth2]\nclient_id = 'app'": {
+			Provider: "microsoft", Flow: "device", TokenURL: "https://login.microsoftonline.com/consumers/oauth2/v2.0/token"},
+		"provider = 'gmail'\nusername = 'me@gmail.com'\n[smarthost.oauth2]\nclient_id = 'app'\nclient_secret_file = 'isp.password'": {
+			Provider: "google", Flow: "refresh_token", TokenURL: "https://oauth2.googleapis.com/token"},
+		"provider = 'sparkpost'\n[smarthost.oauth2]\nclient_id = 'app'\nflow = 'device'\ntoken_url = 'https://a.example/t'\ndevice_url = 'https://a.example/d'": {
+			Flow: "device", TokenURL: "https://a.example/t"}, // whose row has auth = "login"
+	} {
+		path := write(t, "[[smarthost]]\n"+text)
+		cfg, warnings, err := Load(path)
+		if err != nil || len(warnings) > 0 {
+			t.Errorf("%s: %v %v", text, err, warnings)
+			continue
+		}
+		s := cfg.Smarthosts[0]
+		if o := s.OAuth2; o.Provider != want.Provider || o.Flow != want.Flow || o.TokenURL != want.TokenURL || s.Auth != "auto" ||
+			s.Name != s.Provider || s.Username == "" {
+			t.Errorf("%s: %+v %+v", text, s, o)
+		}
+	}
+	wantAll(t, faultsOf(t, "[[smarthost]]\nprovider = 'outlook'\nusername = 'me@outlook.com'"),
+		":3: smarthost.username: outlook takes no password, and there is no [smarthost.oauth2] for it; add that table with a client_id")
+}
+
+func TestOAuth2_AnEntryOfDNSIsNoProvidersHost(t *testing.T) {
+	const table = "client_id = 'a'\nflow = 'device'\ntoken_url = 'https://a.example/t'\ndevice_url = 'https://a.example/d'"
+	for _, host := range []string{"_submission._tcp.isp.example", "mx:isp.example"} {
+		if o := good(t, tokenLogin(host, table)).Smarthosts[0].OAuth2; o.Provider != "" || o.AuthURL != "" {
+			t.Errorf("%s: %+v", host, o)
+		}
+	}
 }

@@ -27,10 +27,12 @@ func readSmarthosts(root *table) []Smarthost {
 }
 
 func readSmarthost(t *table) Smarthost {
+	preset := t.usePreset()
 	s := Smarthost{
+		Provider:       preset,
 		TLS:            t.choice("tls", "starttls", "implicit", "off"),
 		MinTLS:         t.minTLS(),
-		Auth:           t.choice("auth", "auto", "plain", "login", "xoauth2", "oauthbearer", "off"),
+		Auth:           t.choice("auth", "auto", "scram-sha-256", "plain", "login", "cram-md5", "xoauth2", "oauthbearer", "off"),
 		MaxConnections: t.number("max_connections", 1, 1000),
 		Senders:        t.patterns("senders"),
 		Recipients:     t.patterns("recipients"),
@@ -48,11 +50,7 @@ func readSmarthost(t *table) Smarthost {
 	} else {
 		t.checkLogin(&s)
 	}
-	if s.TLS == "off" {
-		t.refuseWithoutTLS("ca_file", "min_tls")
-	} else if t.has("ca_file") {
-		s.CAFile, s.RootCAs = t.authorities()
-	}
+	readHostTLS(t, &s)
 	return s
 }
 
@@ -60,7 +58,10 @@ func readSmarthost(t *table) Smarthost {
 func (t *table) hosts(tls string) []string {
 	const key = "hosts"
 	if !t.has(key) {
-		t.bad(key, "is missing", `write the name of the provider's server: hosts = ["smtp.isp.example"]`)
+		if !t.has("provider") { // a bad one has been told of
+			t.bad(key, "is missing", `write the name of the provider's server: hosts = ["smtp.isp.example"]; or one that `+
+				`"relayctl providers" lists: provider = "gmail"`)
+		}
 		return nil
 	}
 	port := 587
@@ -80,7 +81,10 @@ func (t *table) hosts(tls string) []string {
 			continue
 		}
 		seen[strings.ToLower(target)] = true
-		t.warnOfPort(e, target, tls)
+		if !t.isPreset(key) || !t.isPreset("tls") {
+			t.warnOfPort(e, target, tls)
+		}
+		t.refuseService(e, target, tls)
 		out = append(out, target)
 	}
 	return out
@@ -89,7 +93,7 @@ func (t *table) hosts(tls string) []string {
 // warnOfPort warns of a port and a form of TLS that do not go together: such a connection hangs or ends in a TLS
 // error, and nothing in either says why.
 func (t *table) warnOfPort(e entry, target, tls string) {
-	_, port, _ := net.SplitHostPort(target)
+	_, port, _ := net.SplitHostPort(withoutMX(target))
 	switch {
 	case port == "465" && tls == "starttls":
 		t.warn(e.line, t.full("hosts"), "port 465 speaks TLS from the first byte, where STARTTLS hangs",
@@ -100,7 +104,19 @@ func (t *table) warnOfPort(e entry, target, tls string) {
 	}
 }
 
-// routeName returns the name of the smarthost, by default that of its first host.
+// refuseService refuses a service of DNS whose hosts speak another form of TLS: _submissions is TLS from the first byte
+// and _submission begins without (RFC 8314 section 5.1, RFC 6186 section 3.1).
+func (t *table) refuseService(e entry, target, tls string) {
+	switch {
+	case hasPrefixFold(target, "_submissions.") && tls == "starttls":
+		t.fault(e.line, t.full("hosts"), "the hosts of _submissions speak TLS from the first byte", `set tls = "implicit"`)
+	case hasPrefixFold(target, "_submission.") && tls == "implicit":
+		t.fault(e.line, t.full("hosts"), "the hosts of _submission begin without TLS",
+			`set tls = "starttls", or write _submissions for those that begin with it`)
+	}
+}
+
+// routeName returns the name of the smarthost, by default that of its first host, or of the domain that names hosts.
 func (t *table) routeName(hosts []string) string {
 	const key = "name"
 	if t.has(key) {
@@ -113,7 +129,10 @@ func (t *table) routeName(hosts []string) string {
 	if len(hosts) == 0 {
 		return ""
 	}
-	host, _, _ := net.SplitHostPort(hosts[0])
+	if _, domain, ok := strings.Cut(hosts[0], "._tcp."); ok {
+		return domain
+	}
+	host, _, _ := net.SplitHostPort(withoutMX(hosts[0]))
 	return host
 }
 
@@ -147,13 +166,16 @@ func (t *table) checkLogin(s *Smarthost) {
 		}
 	}
 	switch {
+	case hasUser && secret == "" && s.Auth != "off" && takesNoPassword(s.Provider):
+		t.bad("username", fmt.Sprintf("%s takes no password, and there is no [smarthost.oauth2] for it", s.Provider),
+			`add that table with a client_id below the other keys of this smarthost; README.md tells how to get one`)
 	case hasUser && secret == "" && s.Auth != "off":
 		t.bad("username", "there is no password for it", `add password_file = "isp.password", a file with nothing else in it`)
 	case !hasUser && secret != "" && s.Auth != "off":
 		t.bad(secret, "there is no username for it", `add username = "me@isp.example"`)
 	}
 	switch s.Auth {
-	case "plain", "login":
+	case "scram-sha-256", "plain", "login", "cram-md5":
 		if !hasUser && secret == "" {
 			t.bad("auth", fmt.Sprintf("%q needs a username and a password", s.Auth),
 				`add username and password_file, or delete the line if the smarthost takes mail without a login`)

@@ -16,18 +16,30 @@ type table struct {
 	at     string // in positions
 	line   int    // of its header; 0 for the top of the file and for a table that is not there
 	values map[string]any
+	preset map[string]any // of keys that are not in values: what a provider's row says
 }
 
-// has reports whether the file gives the key, be its value good or bad.
+// has reports whether the key is given, by the file, be its value good or bad, or by the preset of a provider.
 func (t *table) has(key string) bool {
 	_, given := t.values[key]
-	return given
+	return given || t.isPreset(key)
 }
 
-// lineOf returns the line of a key, or that of the table's header when the key is absent.
+// isPreset reports whether the value of the key is that of a provider's row.
+func (t *table) isPreset(key string) bool {
+	_, given := t.values[key]
+	_, preset := t.preset[key]
+	return preset && !given
+}
+
+// lineOf returns the line of a key, or that of the table's header when the key is absent; that of provider when the key is
+// a preset.
 func (t *table) lineOf(key string) int {
 	if line, ok := t.doc.at[sub(t.at, key)]; ok {
 		return line
+	}
+	if t.isPreset(key) {
+		return t.lineOf("provider")
 	}
 	return t.line
 }
@@ -47,9 +59,12 @@ func (t *table) caution(key, problem, remedy string) {
 	t.warn(t.lineOf(key), t.full(key), problem, remedy)
 }
 
-// value returns what the file says of a key, or its default; false when there is neither, or nothing to be used.
+// value returns what the file says of a key, or the preset, or its default; false when there is neither, or nothing to be used.
 func (t *table) value(key string) (any, bool) {
 	v, given := t.values[key]
+	if t.isPreset(key) {
+		return t.preset[key], true
+	}
 	if !given {
 		s, _ := lookup(t.name, key)
 		return s.fallback, s.fallback != nil

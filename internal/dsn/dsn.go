@@ -68,7 +68,8 @@ type Recipient struct {
 func (rc Recipient) answered() bool { return rc.Host != "" && !rc.Expired && !rc.Local && !rc.Doubtful }
 
 // Compose returns the notification as message content with CRLF line ends. Its header and its delivery-status are ASCII
-// whatever the addresses are; the words for a person and the original may be 8-bit, which is then declared.
+// whatever the recipients are, except for a To that can only travel with SMTPUTF8 anyway; the words for a person and the
+// original may be 8-bit, which is then declared.
 func Compose(r Report) []byte {
 	original := r.Original
 	if r.HeaderOnly {

@@ -8,6 +8,7 @@ import (
 	"mime/multipart"
 	"net/mail"
 	"net/textproto"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -224,4 +225,84 @@ func TestCompose_SaysWhoseVerdictItIs(t *testing.T) {
 			}
 		}
 	}
+}
+
+// checkReport looks at a report as mail programs, and the queue, must find it: lines that end in CRLF, of 998 octets at
+// most beside those of the original, a header and a delivery-status in ASCII, and no field that Compose does not write.
+func checkReport(t *testing.T, r Report, content []byte) {
+	t.Helper()
+	if strings.ContainsAny(strings.ReplaceAll(strings.TrimSuffix(string(content), string(r.Original)), "\r\n", ""), "\r\n") &&
+		!strings.ContainsAny(strings.ReplaceAll(string(r.Original), "\r\n", ""), "\r\n") {
+		t.Errorf("a bare CR or LF is in\n%q", content)
+	}
+	head, _, _ := strings.Cut(string(content), "\r\n\r\n")
+	known := []string{"From:", "To:", "Date:", "Message-ID:", "Subject:", "Auto-Submitted:", "MIME-Version:", "Content-Type:",
+		"Content-Transfer-Encoding:"}
+	checkFields(t, head, known)
+	_, status, ok := strings.Cut(string(content), "Content-Type: message/delivery-status\r\n\r\n")
+	if !ok {
+		t.Fatalf("no delivery-status in\n%q", content)
+	}
+	status, _, _ = strings.Cut(status, "\r\n--=_")
+	known = []string{"Original-Envelope-Id:", "Reporting-MTA:", "X-Queue-ID:", "Arrival-Date:", "Original-Recipient:", "Final-Recipient:",
+		"Action:", "Status:", "Remote-MTA:", "Diagnostic-Code:", "Will-Retry-Until:"}
+	groups := strings.Split(strings.TrimSuffix(status, "\r\n"), "\r\n\r\n")
+	if len(groups) != 1+len(r.Recipients) {
+		t.Errorf("%d groups of fields for %d recipients in\n%q", len(groups), len(r.Recipients), status)
+	}
+	for _, g := range groups {
+		checkFields(t, g, known)
+	}
+}
+
+func checkFields(t *testing.T, fields string, known []string) {
+	t.Helper()
+	for _, line := range strings.Split(fields, "\r\n") {
+		name, _, _ := strings.Cut(line, " ")
+		if len(line) > 998 || !ascii([]byte(line)) && name != "To:" || !slices.Contains(known, name) && !strings.HasPrefix(line, " ") &&
+			!strings.HasPrefix(line, "\t") && line != "" {
+			t.Errorf("the line %q is in\n%q", line, fields)
+		}
+		if strings.TrimSpace(line) == "" && line != "" {
+			t.Errorf("a line of white space is in\n%q", fields)
+		}
+	}
+}
+
+// Nothing foreign adds a header field, a group or a part to a report: not a peer's reply, not the xtext of ENVID and
+// ORCPT, whatever they decode to.
+func TestInjection_ForeignTextAddsNothingToAReport(t *testing.T) {
+	const evil = "x\r\nX-Evil: 1\r\n\r\nAction: delivered\r\n--=_0REPORT_0MESSAGE--\r\n\x00\x1b\u2028y"
+	r := testReport()
+	r.EnvID = "a+0D+0AX-Evil:+201+0D+0A+0D+0A--=_0REPORT_0MESSAGE"
+	r.Recipients[0].ORcpt = "rfc822;a+0D+0A+0D+0AAction:+20delivered"
+	r.Recipients[0].Host = evil
+	r.Recipients[0].Words = evil
+	r.Recipients[0].Reply.Text = evil
+	for _, action := range []Action{Failed, Delayed, Relayed} {
+		r.Action = action
+		content := Compose(r)
+		checkReport(t, r, content)
+		if _, parts := parse(t, content); len(parts) != 3 {
+			t.Errorf("%d parts", len(parts))
+		}
+	}
+}
+
+// FuzzCompose makes reports of anything that a peer or a client can have had its hands in.
+func FuzzCompose(f *testing.F) {
+	f.Add("a@b.test", "550 5.1.1 no\r\nX: y", "rfc822;a+0D+0Ab", "env+0Aid", "host:25", []byte("Subject: x\r\n\r\nbody"), false)
+	f.Add("\"a b\"@é.test", strings.Repeat("x", 3000), ";+", "+", "[::1]:25", []byte("no header"), true)
+	f.Add("a@b.test", "\u2028\u0085\xff", "", "", "", []byte("\r\n.\r\n--=_0REPORT_0MESSAGE--\r\n"), true)
+	f.Fuzz(func(t *testing.T, to, text, orcpt, envid, host string, original []byte, headerOnly bool) {
+		path, err := envelope.ParsePath(to)
+		if err != nil {
+			return
+		}
+		r := testReport()
+		r.To, r.EnvID, r.Original, r.HeaderOnly = path, envid, original, headerOnly
+		r.Recipients[0] = Recipient{Recipient: envelope.Recipient{Path: path, ORcpt: orcpt}, Host: host, Words: text,
+			Reply: envelope.Reply{Code: 550, Text: text}}
+		checkReport(t, r, Compose(r))
+	})
 }

@@ -73,7 +73,9 @@ func (c *session) refuseAuth(mechanism string) string {
 		c.violation("%s was not offered", c.shown)
 		return "504 5.5.4 unrecognized authentication mechanism"
 	case isBearer(mechanism) && c.server.opts.VerifyToken != nil:
-	case mechanism != "PLAIN" && mechanism != "LOGIN":
+	case proves(mechanism) && c.server.opts.Password == "":
+		return "504 5.5.4 the sandbox can do this mechanism only for one username and password"
+	case mechanism != "PLAIN" && mechanism != "LOGIN" && !proves(mechanism):
 		return "504 5.5.4 the sandbox shows this mechanism but cannot do it"
 	}
 	return ""
@@ -93,6 +95,9 @@ func (c *session) mechanisms() []string {
 // exchange reads the credentials, which begin with the initial response or with the answer to prompt. PLAIN has authzid
 // NUL authcid NUL password (RFC 4616); LOGIN has the name, and the password after a prompt of its own.
 func (c *session) exchange(mechanism, initial string, hasInitial bool, prompt string) (credentials, error) {
+	if proves(mechanism) {
+		return c.prove(mechanism, initial, hasInitial, prompt)
+	}
 	var first string
 	var err error
 	switch {

@@ -180,7 +180,7 @@ func (c *session) handshake() error {
 			st.Resumed++
 		}
 	})
-	c.tls = tls.VersionName(state.Version)
+	c.tls, c.state = tls.VersionName(state.Version), state
 	c.esmtp, c.hello, c.tx, c.user, c.authed = false, "", nil, "", false
 	words := c.tls
 	if state.DidResume {

@@ -26,6 +26,8 @@ type Message struct {
 
 	TLS        bool
 	TLSVersion string // such as "TLS 1.3"; "" without TLS
+	ServerName string // the name of the server that the TLS client asked for (SNI); "" is none
+	Client     string // the common name in the certificate that the TLS client showed; "" is none
 	User       string // who had logged in; "" is nobody
 	At         time.Time
 	File       string // path of the .eml file; "" without Dir

@@ -42,8 +42,9 @@ type Options struct {
 	OptionalAuth bool
 	// AuthInClear offers and takes AUTH also before TLS.
 	AuthInClear bool
-	// Mechanisms are the words of the AUTH line; nil is PLAIN LOGIN. Those are the two that can succeed, with
-	// VerifyToken also XOAUTH2 and OAUTHBEARER; any other that stands here is offered, and answered 504 when it is used.
+	// Mechanisms are the words of the AUTH line; nil is PLAIN LOGIN. Those two can succeed, with Username and Password also
+	// CRAM-MD5, SCRAM-SHA-256 and SCRAM-SHA-256-PLUS, and with VerifyToken also XOAUTH2 and OAUTHBEARER; any other that
+	// stands here is offered, and answered 504 when it is used.
 	Mechanisms []string
 	// LoginPrompts are what follows "334 " in AUTH LOGIN, on the wire as they stand here; nil is the usual
 	// "VXNlcm5hbWU6" and "UGFzc3dvcmQ6" (Username: and Password:).
@@ -58,6 +59,8 @@ type Options struct {
 	Certificate CertificateKind
 	// MinTLS and MaxTLS bound the version; 0 is TLS 1.2 and TLS 1.3.
 	MinTLS, MaxTLS uint16
+	// DemandClient takes only TLS clients that show a certificate of the CA; ClientCertificate makes one.
+	DemandClient bool
 	// CADir is the folder that gets ca.pem, and ca-key.pem beside it. When both are there already they are used again,
 	// so that several servers and several runs can share one CA. "" is a private folder that Close removes.
 	CADir string
@@ -180,6 +183,9 @@ func newServer(opts Options) (*Server, error) {
 	if opts.MaxTLS != 0 && opts.MaxTLS < s.tlsConfig.MinVersion {
 		s.tlsConfig.MinVersion = opts.MaxTLS
 	}
+	if opts.DemandClient {
+		s.tlsConfig.ClientAuth, s.tlsConfig.ClientCAs = tls.RequireAndVerifyClientCert, s.CertPool()
+	}
 	if err := s.SetCertificate(opts.Certificate); err != nil {
 		s.discard()
 		return nil, err
@@ -280,6 +286,16 @@ func (s *Server) CertPool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(s.ca.cert)
 	return pool
+}
+
+// Certificate returns the certificate that new TLS handshakes see.
+func (s *Server) Certificate() (*x509.Certificate, error) {
+	return x509.ParseCertificate(s.ca.serving.Load().Certificate[0])
+}
+
+// ClientCertificate makes a certificate for a TLS client, signed by the CA, with the key beside it.
+func (s *Server) ClientCertificate(name string) (tls.Certificate, error) {
+	return s.ca.issueClient(name)
 }
 
 // SetCertificate changes the certificate that new TLS handshakes see, and makes earlier sessions impossible to resume.

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -24,6 +25,7 @@ type session struct {
 	crowded  bool // one more than MaxConnections
 
 	tls       string // version, such as "TLS 1.3"; "" before TLS
+	state     tls.ConnectionState
 	esmtp     bool   // said EHLO
 	hello     string // argument of EHLO or HELO; "" before
 	user      string

@@ -131,7 +131,7 @@ func (c *session) message(tx *transaction, b *body) Message {
 		Number: n, ID: fmt.Sprintf("sbx%06d", n), Connection: c.number, Hello: c.hello,
 		ReversePath: tx.reversePath, MailParams: tx.mailParams, Recipients: tx.recipients, RcptParams: tx.rcptParams,
 		Size: b.size, SHA256: hex.EncodeToString(b.sum.Sum(nil)[:sha256.Size]),
-		TLS: c.tls != "", TLSVersion: c.tls, User: c.user, At: now(),
+		TLS: c.tls != "", TLSVersion: c.tls, ServerName: c.state.ServerName, Client: clientName(c.state), User: c.user, At: now(),
 	}
 }
 

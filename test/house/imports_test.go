@@ -13,7 +13,8 @@ import (
 func allowed() map[string][]string {
 	return map[string][]string{
 		"internal/envelope": {},
-		"internal/config":   {},
+		"internal/config":   {"internal/provider"},
+		"internal/provider": {},
 		"internal/sandbox":  {},
 		"internal/sevenbit": {},
 		"internal/oauth":    {},
@@ -23,10 +24,12 @@ func allowed() map[string][]string {
 		"smarthost":         {"internal/envelope", "internal/sevenbit"},
 		"queue":             {"internal/envelope", "internal/dsn"},
 		"internal/control":  {"queue", "smarthost", "internal/envelope"},
-		"cmd/relayd":        {"internal/config", "internal/control", "internal/envelope", "internal/oauth", "queue", "relay", "smarthost"},
-		"cmd/relayctl":      {"internal/config", "internal/control", "internal/envelope", "internal/oauth", "internal/sandbox", "queue", "smarthost"},
-		"test/demo":         {"internal/sandbox"},
-		"test/house":        {},
+		"internal/wiring":   {"internal/config", "internal/oauth", "smarthost"},
+		"cmd/relayd":        {"internal/config", "internal/control", "internal/envelope", "internal/oauth", "internal/wiring", "queue", "relay", "smarthost"},
+		"cmd/relayctl": {"internal/config", "internal/control", "internal/envelope", "internal/oauth", "internal/provider", "internal/sandbox",
+			"internal/wiring", "queue", "smarthost"},
+		"test/demo":  {"internal/sandbox"},
+		"test/house": {},
 	}
 }
 
@@ -63,9 +66,11 @@ func TestLibrariesStayBehindTheirSeam(t *testing.T) {
 		"go.etcd.io/bbolt":            {"queue"},
 		"github.com/emersion/go-smtp": {"relay", "smarthost"},
 		"github.com/emersion/go-sasl": {"relay", "smarthost"},
-		"github.com/BurntSushi/toml":  {"internal/config"},
+		"github.com/BurntSushi/toml":  {"internal/config", "internal/provider"},
+		"github.com/xdg-go/scram":     {"smarthost"},
 		"github.com/spf13/cobra":      {"cmd/relayctl"},
 		"golang.org/x/oauth2":         {"internal/oauth"},
+		"golang.org/x/term":           {"cmd/relayctl"},
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "relayd/...").Output()
 	if err != nil {

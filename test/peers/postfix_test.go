@@ -3,6 +3,7 @@
 package peers
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -26,8 +27,8 @@ type postfix struct {
 func (p *postfix) addr() string { return "127.0.0.1:" + p.port }
 
 // startSmarthost runs a Postfix that takes mail only after STARTTLS and a login, from the Cyrus SASL library, and
-// delivers to a maildir for each of mailboxes.
-func startSmarthost(t *testing.T, r room, id identity) *postfix {
+// delivers to a maildir for each of mailboxes. It offers PLAIN and LOGIN, or the mechanisms that are given.
+func startSmarthost(t *testing.T, r room, id identity, mechanisms ...string) *postfix {
 	t.Helper()
 	p := &postfix{room: r, name: "smarthost", port: freePort(t)}
 	p.prepare(t, fmt.Sprintf(`
@@ -55,7 +56,8 @@ virtual_gid_maps = static:%[4]d
 	}
 	p.write(t, p.name+"/mailboxes", table.String())
 	p.mustOwn(t, "mail", mailboxUser, mailboxUser, 0o755)
-	p.write(t, p.name+"/etc/sasl/smtpd.conf", "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: PLAIN LOGIN\n"+
+	p.write(t, p.name+"/etc/sasl/smtpd.conf", "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: "+
+		cmp.Or(strings.Join(mechanisms, " "), "PLAIN LOGIN")+"\n"+
 		"sasldb_path: "+p.path(p.name, "sasldb")+"\n")
 	user, realm, _ := strings.Cut(username, "@")
 	p.must(t, []byte(password), "saslpasswd2", "-p", "-c", "-f", p.path(p.name, "sasldb"), "-u", realm, user)

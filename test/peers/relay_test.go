@@ -72,6 +72,10 @@ func (r *relay) configure(t *testing.T, s settings) {
 	if s.everywhere {
 		host = ""
 	}
+	ca := ""
+	if s.ca != "" {
+		ca = fmt.Sprintf("ca_file = %q", s.ca)
+	}
 	r.settings = s
 	login := `password_file = "isp.password"`
 	if s.oauth2 != "" {
@@ -93,10 +97,10 @@ address = "%s:%s"
 [[smarthost]]
 hosts = [%q]
 username = %q
-ca_file = %q
 %s
 %s
-`, relayName, s.trusted, host, r.port, s.listener, s.host, s.username, s.ca, login, s.route))
+%s
+`, relayName, s.trusted, host, r.port, s.listener, s.host, s.username, ca, login, s.route))
 	r.setPassword(t, s.password)
 }
 

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"relayd/internal/config"
+	"relayd/internal/wiring"
+	"relayd/smarthost"
+)
+
+// probeOptions are those of the configuration's smarthosts for somebody who waits at a terminal.
+func probeOptions(cfg *config.Config) smarthost.Options {
+	o := smarthost.Options{Hostname: cfg.Hostname, Timeouts: smarthost.Timeouts{
+		Dial: 15 * time.Second, TLS: 20 * time.Second, Greeting: 30 * time.Second, Command: 30 * time.Second,
+	}}
+	for _, s := range cfg.Smarthosts {
+		o.Routes = append(o.Routes, wiring.Route(s, loginLater))
+	}
+	return o
+}
+
+// later is the source of tokens of a smarthost that nobody can have logged in to: its configuration is just being written.
+type later struct{ name string }
+
+func loginLater(s config.Smarthost) smarthost.TokenSource { return &later{s.Name} }
+
+func (l *later) Token(context.Context, string) (string, error) {
+	return "", fmt.Errorf("%w; \"relayctl oauth login %s\" comes after this", smarthost.ErrNoTokenYet, l.name)
+}
+
+// probeText says what was found, a line for each step.
+func probeText(found []smarthost.Probed) string {
+	var b strings.Builder
+	for _, p := range found {
+		fmt.Fprintf(&b, "%s\n", clean(p.Addr))
+		for _, s := range p.Steps {
+			verdict := "ok"
+			switch {
+			case s.Skipped:
+				verdict = "-"
+			case !s.OK:
+				verdict = "FAILED"
+			}
+			line := fmt.Sprintf("  %-12s%-8s%s", s.Name, verdict, wrapped(clean(s.Detail), 22))
+			fmt.Fprintln(&b, strings.TrimRight(line, " "))
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}

@@ -1,0 +1,102 @@
+package queue
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"time"
+
+	"relayd/internal/envelope"
+)
+
+func seedRecord() *record {
+	at := time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
+	return &record{ReceivedAt: at, Size: 5, Envelope: envelope.Envelope{ReversePath: "a@b.test",
+		Recipients: []envelope.Recipient{{Path: "c@d.test", ORcpt: "rfc822;c@d.test"}}},
+		Recipients: []recipientState{{Status: StatusWaiting, Next: at, LastReply: "451 4.3.0 later"}}}
+}
+
+// FuzzDecodeRecord reads records that a disk, or somebody with the file, has had its way with: payloads under a checksum
+// that matches, and values without. Each is a record that the queue can work with, or damaged, and nothing panics.
+func FuzzDecodeRecord(f *testing.F) {
+	whole, err := encodeRecord(seedRecord())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole, false)
+	f.Add(whole[valueHeader:], true)
+	f.Add([]byte(`{"envelope":{"recipients":[{}]},"recipients":[{"status":"?","next":"9999-12-31T23:59:59Z","waited":-1}]}`), true)
+	f.Add([]byte(`{"recipients":null,"events":[{}],"size":-1}`), true)
+	f.Fuzz(func(t *testing.T, value []byte, seal bool) {
+		if seal {
+			value = sealValue(value)
+		}
+		kept := bytes.Clone(value)
+		r, err := decodeRecord(7, value)
+		if !bytes.Equal(kept, value) {
+			t.Fatal("reading a value changed it")
+		}
+		if err != nil {
+			if !errors.Is(err, errDamaged) || r != nil {
+				t.Fatalf("%v %v", r, err)
+			}
+			return
+		}
+		use(t, r)
+		again, err := encodeRecord(r)
+		if err != nil {
+			return // a time that JSON cannot carry
+		}
+		if back, err := decodeRecord(7, again); err != nil || len(back.Recipients) != len(r.Recipients) {
+			t.Fatalf("%q does not survive being written: %v", kept, err)
+		}
+	})
+}
+
+// use does with r what the queue does with a record that it has just read.
+func use(t *testing.T, r *record) {
+	t.Helper()
+	now := time.Now()
+	at, ok := r.next()
+	due := r.waiting(now)
+	if r.ID != 7 || len(due) > 0 && (!ok || at.After(now)) || len(due) > len(r.unsettled()) {
+		t.Fatalf("next %v %v, due %v of %v", at, ok, due, r.unsettled())
+	}
+	_ = r.later(now)
+	if env := r.pick(due); len(env.Recipients) != len(due) {
+		t.Fatalf("%d recipients picked of %d", len(env.Recipients), len(due))
+	}
+	c := r.clone()
+	for range maxEvents + 1 {
+		c.note(Event{})
+	}
+	if len(c.Events) > max(maxEvents, len(r.Events)) {
+		t.Fatalf("%d events", len(c.Events))
+	}
+}
+
+// FuzzDecodeSlot reads lines of the due index: a slot that writes itself as it was, or damaged.
+func FuzzDecodeSlot(f *testing.F) {
+	s := slot{ID: 7, Due: 1, Size: 2, Routes: "a" + routeSeparator + "b"}
+	f.Add(s.key(), s.value(), false)
+	f.Add([]byte("short"), []byte(""), true)
+	f.Add(make([]byte, slotKey), []byte("1234567"), true)
+	f.Fuzz(func(t *testing.T, key, value []byte, seal bool) {
+		if seal {
+			value = sealValue(value)
+		}
+		s, err := decodeSlot(key, value)
+		if err != nil {
+			if !errors.Is(err, errDamaged) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if len(s.routes()) == 0 || s.several() != (len(s.routes()) > 1) {
+			t.Fatalf("routes %q", s.routes())
+		}
+		if !bytes.Equal(s.key(), key) || !bytes.Equal(s.value(), value) {
+			t.Fatalf("%x %x came back as %x %x", key, value, s.key(), s.value())
+		}
+	})
+}
