@@ -9,7 +9,7 @@ RACE    := $(shell if command -v $${CC:-cc} >/dev/null 2>&1 && [ "$$($(GO) env C
 FUZZTIME ?= 1m
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build test check fuzz peers demo install clean
+.PHONY: help build test check fuzz crash soak peers demo install clean
 
 help:           ## list the targets
 	@sed -n 's/^\([a-z-]*\): *[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,6 +30,21 @@ check: test     ## test, and vet, staticcheck, formatting, import rules, half a 
 
 fuzz:           ## fuzz each parser of foreign octets for FUZZTIME (1m)
 	GO=$(GO) FUZZTIME=$(FUZZTIME) sh test/fuzz/run.sh
+
+CRASHES ?= 400
+CUTS    ?= 400
+FAULTS  ?= all
+SOAK    ?= 5m
+crash soak: SHELL := /bin/bash
+# Without the subtests, of which there are many.
+FIGURES := grep -vE '^=== |^ +--- PASS'
+
+crash:          ## crash, fail and cut the power of relayd hundreds of times: about 20 minutes; CRASHES, CUTS and FAULTS say how often
+	@set -o pipefail; RELAYD_CRASHES=$(CRASHES) RELAYD_CUTS=$(CUTS) RELAYD_FAULTS=$(FAULTS) RELAYD_TAP_REQUIRED=1 $(GO) test -count=1 -v -timeout=120m \
+		-run 'KilledTenTimes|CrashesLoseNothing|AFaultAtEachCall|PowerCuts|Each250' ./cmd/relayd | $(FIGURES)
+
+soak:           ## run relayd under load, faults and reloads, and measure that nothing grows; SOAK=8h says how long
+	@set -o pipefail; RELAYD_SOAK=$(SOAK) $(GO) test -count=1 -v -timeout=0 -run SoakGrowsNothing ./cmd/relayd | $(FIGURES)
 
 peers:          ## install real Postfix, Exim, swaks, msmtp and npm's smtp-server, and run against them
 	sh test/peers/run.sh

@@ -147,7 +147,8 @@ func (q *Queue) deliver(r *record, indexes []int, route string, content *content
 		}
 	}()
 	return q.transport().Deliver(q.ctx, route, envelope.Message{
-		ID: r.ID.String(), Envelope: r.pick(indexes), Origin: r.Origin, Size: r.Size, Open: content.open})
+		ID: r.ID.String(), Envelope: r.pick(indexes), Origin: r.Origin, Size: r.Size, ReceivedAt: r.ReceivedAt,
+		Open: content.open})
 }
 
 // settle records what an attempt came to: the outcome and the reports that it calls for are one commit.

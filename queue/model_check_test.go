@@ -88,6 +88,7 @@ func (w *world) check(rt *rapid.T) {
 			continue // nothing becomes of it any more
 		}
 		w.adopt(l, d)
+		l.doubted = false // the store is back, and has undone what it refused
 		w.checkLetter(l, d)
 		l.acted = false
 	}
@@ -352,8 +353,8 @@ func (w *world) resume(l *letter, queued, gone *record, lossy bool) {
 	switch {
 	case l.state == arriving || l.state == doubtful && r == nil:
 		l.state = turnedAway // the client got no answer
-	case l.state == doubtful:
-		l.state = accepted // it got none either, and will send the letter again
+	case l.state == doubtful, l.doubted && r != nil:
+		l.state = accepted // it got none either, or a refusal, and will send the letter again
 	case l.state == accepted && r == nil:
 		w.fault("%s was accepted and is lost", l.name)
 	case l.buried && queued != nil:

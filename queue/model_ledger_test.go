@@ -55,8 +55,9 @@ type letter struct {
 	life    *life
 	writer  *Writer
 	state   intake
-	tries   int // attempts that reached a host
-	lost    int // of those, the ones that ended after the dot
+	doubted bool // refused by a store that has failed, and is not back: it may have the letter all the same
+	tries   int  // attempts that reached a host
+	lost    int  // of those, the ones that ended after the dot
 	busy    bool
 	pending []Action // asked for while it was busy
 	held    bool
@@ -236,7 +237,7 @@ func (w *world) commit(l *letter) {
 		w.logf("%s: accepted", l.name)
 		return
 	}
-	l.state = turnedAway
+	l.state, l.doubted = turnedAway, l.life.broken
 	w.logf("%s: refused", l.name)
 	var reply envelope.Reply
 	if !errors.As(err, &reply) || !reply.Temporary() {

@@ -25,6 +25,9 @@ type life struct {
 	q          *Queue
 	dir        string
 	left       atomic.Int64 // moments until it dies, when that is above 0
+	commits    atomic.Int64 // commits until it dies amid one, when that is above 0
+	tear       uint64       // what is left of that commit
+	lies       atomic.Bool  // the next commit reaches the disk and says that it failed
 	draining   bool         // as the fields below, under w.mu
 	broken     bool         // its store fails
 	dead       bool
@@ -49,7 +52,11 @@ func (w *world) startLife(dir string, lossy bool) {
 		w.rt.Fatalf("Open: %v", err)
 	}
 	lf.q = q
-	quicken(q.committer.store)
+	c := q.committer
+	c.mu.Lock()
+	lf.quicken(c.store)
+	c.open = lf.reopen
+	c.mu.Unlock()
 	w.life = lf
 	w.checkFolder(w.rt, dir)
 	w.reconcile(w.rt, lossy)
@@ -57,8 +64,20 @@ func (w *world) startLife(dir string, lossy bool) {
 	q.Start()
 }
 
-// quicken spares the store what only takes time here: syncs, since nobody pulls the plug, and a large file.
-func quicken(st *store) { st.db.NoSync, st.db.AllocSize, st.journal.unsynced = true, 64<<10, true }
+// quicken spares the store what only takes time here: syncs, since nobody pulls the plug, and a large file. It puts lf
+// around its commits.
+func (lf *life) quicken(st *store) {
+	st.db.NoSync, st.db.AllocSize, st.journal.unsynced = true, 64<<10, true
+	st.around = func(commit func() error) error { return lf.commit(st, commit) }
+}
+
+func (lf *life) reopen(dir string) (*store, error) {
+	st, err := openStore(dir)
+	if err == nil {
+		lf.quicken(st)
+	}
+	return st, err
+}
 
 // stop ends the daemon in order, with patience for what is under way.
 func (w *world) stop(rt *rapid.T, patience time.Duration) {
@@ -138,31 +157,30 @@ func (lf *life) moment() {
 	if lf.left.Add(-1) != 0 {
 		return
 	}
-	w := lf.w
+	w, c := lf.w, lf.q.committer
+	c.mu.Lock() // between two commits; and before w.mu, as in a commit
+	defer c.mu.Unlock()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if lf.dead {
 		return
 	}
-	c := lf.q.committer
-	c.mu.Lock() // between two commits
-	defer c.mu.Unlock()
 	lf.dead = true
 	lf.copied = filepath.Join(w.dir, fmt.Sprintf("life%d", w.nextLife()))
+	if c.store != nil {
+		c.store.commits.Lock() // the journal stands still
+		defer c.store.commits.Unlock()
+	}
 	if err := copyFolder(lf.copied, lf.dir, c.store); err != nil {
 		w.fault("cannot copy the folder: %v", err)
 	}
 }
 
 // copyFolder copies a queue as a crash would leave it now. A layer may be on its way to the database: then the copy has
-// what was there before.
+// what was there before. The caller holds st.commits.
 func copyFolder(to, from string, st *store) error {
 	if err := os.MkdirAll(filepath.Join(to, "spool"), 0o700); err != nil {
 		return err
-	}
-	if st != nil {
-		st.commits.Lock() // the journal stands still
-		defer st.commits.Unlock()
 	}
 	var err error
 	if st == nil || st.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(filepath.Join(to, databaseName), 0o600) }) != nil {
@@ -194,10 +212,11 @@ func copyFile(to, from, name string) error {
 	return errors.Join(err, dst.Close())
 }
 
-// breakStore makes every commit fail until the store has been opened anew, which fails some times first.
-func (w *world) breakStore(rt *rapid.T, fails int) {
+// breakStore makes every commit fail until the store has been opened anew, which fails some times first. With lies the
+// one commit that fails has reached the disk all the same.
+func (w *world) breakStore(rt *rapid.T, fails int, lies bool) {
 	synctest.Wait()
-	w.logf("the store fails; %d tries to open it will too", fails)
+	w.logf("the store fails (it lies: %v); %d tries to open it will too", lies, fails)
 	w.mu.Lock()
 	lf := w.life
 	lf.broken = true
@@ -205,18 +224,19 @@ func (w *world) breakStore(rt *rapid.T, fails int) {
 	c := lf.q.committer
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := sever(c.store); err != nil {
+	if lies {
+		lf.lies.Store(true)
+	} else if err := sever(c.store); err != nil {
 		rt.Fatal(err)
 	}
 	c.open = func(dir string) (*store, error) {
 		if fails--; fails >= 0 {
 			return nil, errors.New("injected: the disk is away")
 		}
-		st, err := openStore(dir)
+		st, err := lf.reopen(dir)
 		if err != nil {
 			return nil, err
 		}
-		quicken(st)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		lf.broken = false

@@ -48,6 +48,7 @@ func TestQueue_KeepsItsPromise(t *testing.T) {
 				"the daemon is stopped and started": w.restart,
 				"the daemon is killed":              func(rt *rapid.T) { w.crash(rt) },
 				"the daemon is killed amid it all":  func(rt *rapid.T) { w.storm(rt, true) },
+				"the daemon is killed in a commit":  w.tearCommit,
 				"the store fails":                   w.failStore,
 				"the routes change":                 w.reroute,
 			})
@@ -239,8 +240,9 @@ func (w *world) storm(rt *rapid.T, crash bool) {
 func (w *world) failStore(rt *rapid.T) {
 	fails := rapid.IntRange(0, 4).Draw(rt, "fails")
 	stop := rapid.IntRange(0, 3).Draw(rt, "stop") == 3
+	lies := rapid.Bool().Draw(rt, "the commit reached the disk")
 	letters := w.begin(rt)
-	w.breakStore(rt, fails)
+	w.breakStore(rt, fails, lies)
 	w.commitAll(letters)
 	// One that comes a moment later may find the store back.
 	if len(letters) > 0 && !slices.ContainsFunc(letters, func(l *letter) bool { return l.state == turnedAway }) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,7 +58,7 @@ type config struct {
 // Open opens the queue in o.Dir, or creates it. The error is ErrLocked when another daemon has it. Nothing is
 // delivered before Start.
 func Open(o Options) (*Queue, error) {
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+	if err := makeFolder(o.Dir); err != nil {
 		return nil, fmt.Errorf("cannot create the queue's folder: %w; create it, or set another data_dir", err)
 	}
 	st, err := openStore(o.Dir)

@@ -73,6 +73,29 @@ func (s spool) sweep(known func(ID) (bool, error)) (removed int, err error) {
 	return removed, nil
 }
 
+// makeFolder makes dir and what is missing above it, so that no power cut takes away again what will be promised in it.
+func makeFolder(dir string) error {
+	parent := filepath.Dir(dir)
+	info, err := os.Stat(dir)
+	there := err == nil && info.IsDir()
+	if !there {
+		if parent != dir {
+			if err := makeFolder(parent); err != nil {
+				return err
+			}
+		}
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	// Also when it is there: the start that made it may have ended before this. But then the folder above may be one
+	// that cannot be synced: another user's, or of a file system that is never written.
+	if err := syncDir(parent); err != nil && !there {
+		return err
+	}
+	return nil
+}
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -40,6 +40,9 @@ type store struct {
 	active  *layer
 	frozen  *layer // on its way to the database; nil when none is
 	failure error  // of the journal or the database: nothing is known of what was being written
+
+	// around, when it is set, does each append to the journal; the tests' disks fail there.
+	around func(append func() error) error
 }
 
 // Bounds of a layer: it is written to the database when it has so many octets or so old changes, and commits wait for the
@@ -118,6 +121,11 @@ func openStore(dir string) (*store, error) {
 	format, err := checkFormat(dir)
 	if err != nil {
 		return nil, err
+	}
+	if format == 0 {
+		if err := createDatabase(path); err != nil {
+			return nil, err
+		}
 	}
 	db, err := openBolt(path, boltOptions())
 	if err != nil {
@@ -236,6 +244,28 @@ func openStoreReadOnly(dir string) (*store, error) {
 	return s, nil
 }
 
+// createDatabase makes an empty database under another name first, so that a start that ends in the middle leaves none
+// that cannot be opened. One that is there stays. Its name is safe before the marker's, which says that there is one.
+func createDatabase(path string) error {
+	next := path + ".new"
+	if _, err := os.Lstat(path); err == nil {
+		return syncDir(filepath.Dir(path))
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	db, err := openBolt(next, boltOptions())
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(db.Close(), os.Rename(next, path)); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
 func openBolt(path string, opts *bolt.Options) (db *bolt.DB, err error) {
 	// bbolt panics on some damaged files; the person who started the daemon needs an error.
 	defer func() {
@@ -302,7 +332,7 @@ func (s *store) commit(changes []*change) error {
 		}
 		deltas = append(deltas, c.delta())
 	}
-	if err := s.journal.append(deltas); err != nil {
+	if err := s.append(deltas); err != nil {
 		return s.fail(err)
 	}
 	s.mu.Lock()
@@ -318,6 +348,13 @@ func (s *store) commit(changes []*change) error {
 		s.timer = time.AfterFunc(layerAge, s.aged)
 	}
 	return nil
+}
+
+func (s *store) append(deltas []delta) error {
+	if s.around != nil {
+		return s.around(func() error { return s.journal.append(deltas) })
+	}
+	return s.journal.append(deltas)
 }
 
 // direct reports whether the change is one of the rare ones that depend on what the database holds. They are made there.

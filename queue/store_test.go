@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -252,5 +254,50 @@ func BenchmarkCommitter(b *testing.B) {
 			}
 			wg.Wait()
 		})
+	}
+}
+
+// The folder is made with all that is missing above it, and one that is there stays as it is.
+func TestStore_MakesItsFolder(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	for range 2 {
+		if err := makeFolder(dir); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() || info.Mode().Perm() != 0o700 {
+			t.Errorf("%v, %v", info, err)
+		}
+	}
+}
+
+// A first start that ended while it made the database is followed by one that makes it.
+func TestStore_FirstStartCutShort(t *testing.T) {
+	whole := t.TempDir()
+	st, err := openStore(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := st.close(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(whole, databaseName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{0, 100, 4096, 8192, 12288} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, databaseName+".new"), b[:size], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		st, err := openStore(dir)
+		if err != nil {
+			t.Fatalf("%d octets of a database: %v", size, err)
+		}
+		if err := st.close(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(filepath.Join(dir, databaseName+".new")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%d octets are left: %v", size, err)
+		}
 	}
 }

@@ -86,6 +86,9 @@ func (g *guard) mail(line, arg string) string {
 		return ""
 	}
 	env, refusal := parseMail(arg, g.peer.maxSize, g.tls != nil)
+	if check := g.peer.terms.set.CheckSender; refusal.IsZero() && check != nil {
+		refusal = check(g.peer.srv.work, envelope.Origin{Addr: g.peer.addr, Helo: s.helo}, env.ReversePath)
+	}
 	if !refusal.IsZero() {
 		g.refuseCommand(line, refusal)
 		return ""

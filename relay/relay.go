@@ -109,10 +109,13 @@ type Options struct {
 	// Carry returns the largest content in octets that some smarthost takes, as far as that is known, and 0 when no limit
 	// is known. A session never takes more, so that a message that cannot be handed on is refused at once; it may be nil.
 	Carry func() int64
+	// CheckSender, when set, is asked at MAIL, and its Reply refuses the sender unless it is zero. The client waits for it
+	// meanwhile, so that it must return soon; it knows of the origin where the client is and how it greeted.
+	CheckSender func(ctx context.Context, o envelope.Origin, reverse envelope.Path) envelope.Reply
 }
 
 // traceRoom is how much longer than the content that a client sends the message may be that a smarthost gets: the trace
-// header.
+// header, and what the rewriting of its sender adds to the header.
 const traceRoom = 2 << 10
 
 // maxSize returns the largest content in octets that a session takes now.

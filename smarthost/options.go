@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"relayd/internal/rewrite"
 )
 
 // Mode says how a route's connections are secured.
@@ -70,6 +72,9 @@ type Options struct {
 	// each change, with no lock held, and must return soon.
 	Learnt map[string]int64
 	Learn  func(addr string, size int64)
+	// Clients rewrite the senders of mail by where it came in, before the rules of its route are asked; the first whose
+	// networks hold the client counts.
+	Clients []ClientRules
 	// IsSelf, when set, reports whether the relay itself listens on an address, so that mail handed there would come back.
 	// Hosts that Reconfigure keeps go on with the Learn and IsSelf that they have.
 	IsSelf func(netip.AddrPort) bool
@@ -108,6 +113,8 @@ type Route struct {
 	// is "user@example.com", "@example.com" or "*".
 	Senders, Recipients []string
 	Clients             []netip.Prefix
+	// Rewrite says what becomes of senders on this route. Its Name is set from the route's.
+	Rewrite rewrite.Rules
 }
 
 // String returns the route's name. It is there to keep the password out of whatever prints a Route.

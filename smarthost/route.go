@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"relayd/internal/envelope"
+	"relayd/internal/rewrite"
 )
 
 // route is a configured route at work: its conditions and its hosts in order.
@@ -16,6 +17,7 @@ type route struct {
 	limit    int
 	mode     Mode
 	username string
+	rewrites *rewrite.Set // nil for none
 }
 
 // round is what the hosts of a route made of a message that they did not take.

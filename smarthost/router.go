@@ -29,6 +29,9 @@ type table struct {
 	retry  time.Duration // when there is no route at all
 	log    *slog.Logger
 	own    *ownRules
+	// hostname and clients are for the rewriting of senders.
+	hostname string
+	clients  []clientSet
 }
 
 // New returns a Router that works by o. It connects to nothing yet. An error names all that is wrong with o.
@@ -60,10 +63,15 @@ func (r *Router) Reconfigure(o Options) error {
 		return err
 	}
 	own = own.keep(old.own)
-	t := &table{byName: make(map[string]*route), retry: o.ProbeMax, log: o.Log, own: own}
+	t := &table{byName: make(map[string]*route), retry: o.ProbeMax, log: o.Log, own: own, hostname: o.Hostname}
+	rewrites, clients, err := compileRewrites(o)
+	if err != nil {
+		return err
+	}
+	t.clients = clients
 	kept := make(map[*host]bool)
-	for _, spec := range o.Routes {
-		rt := &route{name: spec.Name, selects: newSelector(spec), limit: spec.MaxConnections, mode: spec.TLS}
+	for i, spec := range o.Routes {
+		rt := &route{name: spec.Name, selects: newSelector(spec), limit: spec.MaxConnections, mode: spec.TLS, rewrites: rewrites[i]}
 		if spec.login() {
 			rt.username = spec.Username
 		}
@@ -158,7 +166,7 @@ func (r *Router) Deliver(ctx context.Context, name string, m envelope.Message) e
 	if rt == nil {
 		return envelope.Attempt{Site: t.noRoute(name, m.Envelope), RetryAt: time.Now().Add(t.retry)}
 	}
-	return rt.deliver(ctx, m)
+	return t.deliverAs(ctx, rt, m)
 }
 
 // noRoute is the failure of mail that has no way out. It waits, since a line in the configuration will mend that.

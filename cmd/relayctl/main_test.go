@@ -22,10 +22,19 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"relayd/internal/control"
+	"relayd/internal/dnstest"
 )
 
+// dnsServer is the address of the DNS server that relayctl asks in place of the system's.
+const dnsServer = "RELAYCTL_TEST_DNS_SERVER"
+
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"relayctl": main})
+	testscript.Main(m, map[string]func(){"relayctl": func() {
+		if dns := os.Getenv(dnsServer); dns != "" {
+			net.DefaultResolver = dnstest.Resolver(dns)
+		}
+		main()
+	}})
 }
 
 // TestScripts runs what a person types in testdata and compares what that person sees.
@@ -56,6 +65,7 @@ func TestScripts(t *testing.T) {
 			"issuer":     cmdIssuer,
 			"person":     cmdPerson,
 			"smarthost":  cmdSmarthost,
+			"dns":        cmdDNS,
 		},
 		RequireUniqueNames: true,
 		UpdateScripts:      os.Getenv("UPDATE_SCRIPTS") != "", // rewrites what cmp compares with
@@ -186,4 +196,15 @@ func submit(address, user, password string, pool *x509.CertPool) error {
 		return err
 	}
 	return errors.Join(w.Close(), c.Quit())
+}
+
+// cmdDNS runs a DNS server for relayctl, with an MX record for each domain that is given: "dns example.com".
+func cmdDNS(ts *testscript.TestScript, _ bool, args []string) {
+	dns, err := dnstest.Start()
+	ts.Check(err)
+	ts.Defer(func() { dns.Close() })
+	for _, domain := range args {
+		dns.Set(domain, dnstest.Answer{MX: []string{"mx." + domain}})
+	}
+	ts.Setenv(dnsServer, dns.Addr())
 }

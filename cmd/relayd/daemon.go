@@ -13,6 +13,7 @@ import (
 
 	"relayd/internal/config"
 	"relayd/internal/control"
+	"relayd/internal/sendermx"
 	"relayd/queue"
 	"relayd/relay"
 	"relayd/smarthost"
@@ -35,6 +36,7 @@ type daemon struct {
 	router *smarthost.Router
 	tokens *accounts
 	sizes  *sizes
+	mx     *sendermx.Checker
 	queue  *queue.Queue
 	relay  *relay.Server
 	api    *control.Server
@@ -47,7 +49,7 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("the configuration is not usable:\n%w", err)
 	}
-	d = &daemon{path: path, level: new(slog.LevelVar)}
+	d = &daemon{path: path, level: new(slog.LevelVar), mx: sendermx.New(sendermx.Options{})}
 	d.log = newLogger(cfg.Log, d.level, stderr)
 	d.warn(warnings)
 	d.config.Store(cfg)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/smtp"
 	"os"
 	"os/exec"
@@ -13,25 +14,43 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"relayd/internal/control"
+	"relayd/internal/dnstest"
 	"relayd/internal/sandbox"
 	"relayd/queue"
+	"relayd/test/tap"
 )
 
 // The tests run the daemon as a process: the test binary itself, started again with this variable set.
 const asDaemon = "RELAYD_TEST_RUN_AS_DAEMON"
 
+// dnsServer is the address of the DNS server that such a daemon asks in place of the system's.
+const dnsServer = "RELAYD_TEST_DNS_SERVER"
+
 func TestMain(m *testing.M) {
+	tap.Enter()
 	if os.Getenv(asDaemon) != "" {
+		if dns := os.Getenv(dnsServer); dns != "" {
+			net.DefaultResolver = dnstest.Resolver(dns)
+		}
+		go tellFigures()
 		main()
 		return
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if n := untapped.Load(); n > 0 {
+		fmt.Printf("%d tests were skipped because no process can be tapped here\n", n)
+	}
+	os.Exit(code)
 }
+
+// untapped counts the tests that were skipped because no process can be tapped.
+var untapped atomic.Int32
 
 const testPassword = "correct horse battery staple"
 
@@ -107,6 +126,7 @@ type process struct {
 	cmd  *exec.Cmd
 	log  *logFile
 	addr string
+	tap  *tap.Tap // nil for one that nobody taps
 	done chan struct{}
 	err  error
 }
@@ -120,13 +140,26 @@ func (s *site) start() *process {
 	return p
 }
 
-func (s *site) launch() *process {
+func (s *site) launch() *process { return s.launchTapped(nil) }
+
+// launchTapped runs the daemon with its writes beneath the site's folder going to o, if there is one.
+func (s *site) launchTapped(o tap.Observer) *process {
 	s.t.Helper()
 	p := &process{t: s.t, log: &logFile{}, done: make(chan struct{})}
 	p.cmd = exec.Command(os.Args[0], "--config", s.config)
 	p.cmd.Env = append(os.Environ(), asDaemon+"=1")
 	p.cmd.Stderr = p.log
-	if err := p.cmd.Start(); err != nil {
+	var err error
+	if o == nil {
+		err = p.cmd.Start()
+	} else {
+		p.tap, err = tap.Start(p.cmd, s.dir, o)
+	}
+	if errors.Is(err, tap.ErrUnsupported) && os.Getenv(tapRequired) == "" {
+		untapped.Add(1)
+		s.t.Skipf("SKIPPED, and with it what it would have shown: %v", err)
+	}
+	if err != nil {
 		s.t.Fatal(err)
 	}
 	go func() { p.err = p.cmd.Wait(); close(p.done) }()
@@ -139,6 +172,9 @@ func (s *site) launch() *process {
 	return p
 }
 
+// tapRequired, when it is set, makes a test fail that would be skipped where no process can be tapped.
+const tapRequired = "RELAYD_TAP_REQUIRED"
+
 func (p *process) signal(sig syscall.Signal) {
 	p.t.Helper()
 	if err := p.cmd.Process.Signal(sig); err != nil {
@@ -150,7 +186,18 @@ func (p *process) kill() {
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		p.t.Error(err)
 	}
+	p.ended()
+}
+
+// ended waits for the end of the process, and of its tap.
+func (p *process) ended() {
 	<-p.done
+	if p.tap == nil {
+		return
+	}
+	if err := p.tap.Wait(); err != nil {
+		p.t.Errorf("the tap: %v", err)
+	}
 }
 
 // wait returns how the process ended.
@@ -187,6 +234,26 @@ func (p *process) waitFor(pattern string) []string {
 	}
 }
 
+// up waits until the daemon listens; it returns false when it has ended instead.
+func (p *process) up() bool {
+	p.t.Helper()
+	deadline := time.After(time.Minute)
+	re := regexp.MustCompile(`msg="relayd is up".* listening="?([^ "]+)`)
+	for {
+		if m := re.FindStringSubmatch(p.log.String()); m != nil {
+			p.addr = m[1]
+			return true
+		}
+		select {
+		case <-p.done:
+			return false
+		case <-deadline:
+			p.t.Fatal("the daemon neither listens nor ends")
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
 type logFile struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -202,6 +269,13 @@ func (l *logFile) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// clear forgets the log, so that many runs leave no more of it than one.
+func (l *logFile) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b.Reset()
 }
 
 // submit hands one message to the daemon as a mail server on the LAN would. A nil error means that it got its 250.

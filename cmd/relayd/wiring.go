@@ -46,7 +46,7 @@ const (
 func (d *daemon) routerOptions(c *config.Config) smarthost.Options {
 	o := smarthost.Options{
 		Hostname: c.Hostname, Log: d.log, Replies: replyRules(c), IsSelf: d.isSelf,
-		Learnt: d.sizes.known(), Learn: d.sizes.learn,
+		Learnt: d.sizes.known(), Learn: d.sizes.learn, Clients: wiring.Clients(c),
 		ProbeMin: min(probeMin, c.Queue.RetryMin), ProbeMax: min(probeMax, c.Queue.RetryMax),
 		AuthProbeMin: min(smarthost.DefaultAuthProbeMin, c.Queue.RetryMin), AuthProbeMax: c.Queue.RetryMax,
 	}
@@ -83,7 +83,8 @@ func (d *daemon) relayOptions(c *config.Config) relay.Options {
 	q := d.queue
 	o := relay.Options{
 		Hostname: c.Hostname, Log: d.log, Trusted: c.TrustedNetworks, Carry: d.router.MaxSize,
-		TrustHint: fmt.Sprintf("trusted_networks in %s", c.File),
+		CheckSender: d.senderCheck(c.RequireSenderMX),
+		TrustHint:   fmt.Sprintf("trusted_networks in %s", c.File),
 		Begin: func(env envelope.Envelope, origin envelope.Origin) (relay.Writer, error) {
 			w, err := q.Begin(env, origin)
 			if err != nil {

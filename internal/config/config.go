@@ -16,11 +16,13 @@ type Config struct {
 	DataDir         string         // the queue's folder; absolute
 	ControlSocket   string         // path of the operator's socket; absolute, at most 107 bytes
 	Postmaster      string         // who gets reports that cannot be delivered; empty: nobody
+	RequireSenderMX string         // "off", "warn" or "reject"
 	TrustedNetworks []netip.Prefix // who may relay without a login: loopback first, then the file's networks, unmapped
 	Log             Log
 	Listeners       []Listener // in the file's order, at least one
 	Queue           Queue
 	Replies         []Reply
+	Clients         []Client    // in the file's order; the first that holds an address counts
 	Smarthosts      []Smarthost // in the file's order, at least one; the first whose conditions match takes a message
 }
 
@@ -79,6 +81,7 @@ type Smarthost struct {
 	Senders        []string // "user@domain", "@domain" or "*", as written; empty: any sender
 	Recipients     []string // likewise
 	Clients        []netip.Prefix
+	Rewrite        Rewrite
 }
 
 // Load reads the file at path and checks it. When anything is wrong the error is a Faults that holds all of it, the
@@ -128,10 +131,12 @@ func (r *reader) build(cfg *Config, root *table) {
 	cfg.ControlSocket = root.controlSocket(cfg.DataDir)
 	cfg.TrustedNetworks = root.trusted("trusted_networks")
 	cfg.Postmaster = root.mailbox("postmaster")
+	cfg.RequireSenderMX = root.choice("require_sender_mx", "off", "warn", "reject")
 	cfg.Log = readLog(root.table("log"))
 	cfg.Listeners = readListeners(root)
 	cfg.Queue = readQueue(root.table("queue"), cfg.Listeners)
 	cfg.Smarthosts = readSmarthosts(root)
+	cfg.Clients = readClients(root)
 	cfg.Replies = readReplies(root)
 	r.warnWritable()
 }

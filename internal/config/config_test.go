@@ -27,6 +27,7 @@ func TestLoad_FourLinesAreEnough(t *testing.T) {
 	}
 	want := &Config{
 		File: path, Hostname: cfg.Hostname, DataDir: "/var/lib/relayd", ControlSocket: "/var/lib/relayd/control.sock",
+		RequireSenderMX: "off",
 		TrustedNetworks: append(loopback(), netip.MustParsePrefix("192.168.1.0/24")),
 		Log:             Log{Level: slog.LevelInfo, Format: "text"},
 		Listeners: []Listener{{
@@ -156,10 +157,11 @@ func TestLoad_EveryKeyOfTheSchemaIsRead(t *testing.T) {
 				if s.name == "key_file" {
 					text, line = "[[listener]]\ntls = \"starttls\"\nkey_file = true\ncert_file = 'x'\n"+anySmarthost, 3
 				}
-			case "smarthost.oauth2":
-				text, line = "[[smarthost]]\nhosts = [\"a\"]\n[smarthost.oauth2]\n"+s.name+" = true\n", 4
-			case "log", "queue", "reply":
+			case "log", "queue", "reply", "client":
 				text, line = header(table)+"\n"+s.name+" = true\n"+anySmarthost, 2
+			}
+			if list, _, within := strings.Cut(table, "."); within {
+				text, line = "[["+list+"]]\n"+header(table)+"\n"+s.name+" = true\n"+anySmarthost, 3
 			}
 			if s.name == "smarthost" {
 				text = "smarthost = true\n"

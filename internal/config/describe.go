@@ -33,6 +33,8 @@ func (c *Config) Describe() string {
 		}
 	}
 	p("  and nobody else")
+	describeMX(p, c.RequireSenderMX)
+	describeClients(p, c.Clients)
 	p("")
 	p("Hands it on to")
 	for i, s := range c.Smarthosts {
@@ -83,6 +85,7 @@ func describeSmarthost(p func(string, ...any), n int, s Smarthost) {
 	if s.ClientCertFile != "" {
 		p("             the relay shows the certificate in %s", s.ClientCertFile)
 	}
+	s.Rewrite.describe(p, "     ")
 	if s.Username == "" {
 		p("     login   none")
 		return

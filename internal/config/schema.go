@@ -17,6 +17,7 @@ const (
 	kindSize                 // a string such as "25MB", or a number of bytes
 	kindTable                // a [table]
 	kindTables               // any number of [[table]]
+	kindMap                  // strings by names that the user chooses
 )
 
 // spec describes one key. A key that is absent has the value fallback, which goes the same way through the checks as
@@ -28,7 +29,8 @@ type spec struct {
 	example  string // a value in TOML that shows the form; fallback when empty
 }
 
-// schema names every key that is accepted, by table; the top of the file is "". It decides what is unknown, what the
+// schema names every key that is accepted, by table; the top of the file is "", a table within one of a list
+// "list.table". It decides what is unknown, what the
 // defaults are, and what config.example.toml must show.
 var schema = map[string][]spec{
 	"": {
@@ -37,10 +39,12 @@ var schema = map[string][]spec{
 		{name: "control_socket", kind: kindText, example: `"/var/lib/relayd/control.sock"`},
 		{name: "trusted_networks", kind: kindList, example: `["192.168.1.0/24"]`},
 		{name: "postmaster", kind: kindText, example: `"postmaster@example.com"`},
+		{name: "require_sender_mx", kind: kindText, fallback: "off"},
 		{name: "log", kind: kindTable},
 		{name: "listener", kind: kindTables},
 		{name: "queue", kind: kindTable},
 		{name: "smarthost", kind: kindTables},
+		{name: "client", kind: kindTables},
 		{name: "reply", kind: kindTables},
 	},
 	"log": {
@@ -88,7 +92,8 @@ var schema = map[string][]spec{
 		{name: "senders", kind: kindList, example: `["@example.com"]`},
 		{name: "recipients", kind: kindList, example: `["@example.com"]`},
 		{name: "clients", kind: kindList, example: `["192.168.1.20"]`},
-		{name: "oauth2", kind: kindTable, example: "[smarthost.oauth2]"},
+		{name: "oauth2", kind: kindTable},
+		{name: "rewrite", kind: kindTable},
 	},
 	"smarthost.oauth2": {
 		{name: "flow", kind: kindText, example: `"client_credentials"`},
@@ -106,6 +111,20 @@ var schema = map[string][]spec{
 		{name: "scopes", kind: kindList, example: `["mail.send", "offline_access"]`},
 		{name: "secret_expires", kind: kindText, example: `"2027-12-31"`},
 	},
+	"smarthost.rewrite": {
+		{name: "envelope_from", kind: kindText, example: `"me@isp.example"`},
+		{name: "header_from", kind: kindText, example: `"me@isp.example"`},
+		{name: "map", kind: kindMap, example: `{ "scanner@*" = "office@example.com", "@office.lan" = "@example.com" }`},
+	},
+	"client": {
+		{name: "networks", kind: kindList, example: `["192.168.1.50"]`},
+		{name: "rewrite", kind: kindTable},
+	},
+	"client.rewrite": {
+		{name: "envelope_from", kind: kindText, example: `"scanner@example.com"`},
+		{name: "header_from", kind: kindText, example: `"scanner@example.com"`},
+		{name: "map", kind: kindMap, example: `{ "alarm@*" = "alarm@example.com" }`},
+	},
 	"reply": {
 		{name: "stage", kind: kindText, example: `"rcpt"`},
 		{name: "code", kind: kindText, example: `"550"`},
@@ -118,7 +137,7 @@ var schema = map[string][]spec{
 }
 
 // tableOrder is the order in which a person reads the tables.
-var tableOrder = []string{"", "log", "listener", "queue", "smarthost", "smarthost.oauth2", "reply"}
+var tableOrder = []string{"", "log", "listener", "queue", "smarthost", "smarthost.oauth2", "smarthost.rewrite", "client", "client.rewrite", "reply"}
 
 // lookup returns the description of a key of a table.
 func lookup(table, key string) (spec, bool) {
@@ -133,8 +152,6 @@ func lookup(table, key string) (spec, bool) {
 // form returns "key = value" in TOML, as an example to follow.
 func (s spec) form() string {
 	switch {
-	case s.kind == kindTable && s.example != "": // within another
-		return s.example
 	case s.kind == kindTable:
 		return "[" + s.name + "]"
 	case s.kind == kindTables:
@@ -158,11 +175,10 @@ func header(table string) string {
 	if table == "" {
 		return "the top of the file, above the first [table]"
 	}
-	outer, name := "", table
-	if i := strings.LastIndexByte(table, '.'); i >= 0 {
-		outer, name = table[:i], table[i+1:]
+	if strings.Contains(table, ".") {
+		return "[" + table + "]"
 	}
-	s, _ := lookup(outer, name)
+	s, _ := lookup("", table)
 	return s.form()
 }
 
@@ -177,6 +193,8 @@ func (k kind) must() string {
 		return `a duration in quotes, such as "90s", "1h30m" or "5d"`
 	case kindSize:
 		return `a size in quotes, such as "25MB" or "64KiB", or a number of bytes`
+	case kindMap:
+		return `a table of strings, such as { "scanner@*" = "office@example.com" }`
 	case kindTable, kindTables:
 		return "a table"
 	}

@@ -38,6 +38,7 @@ func readSmarthost(t *table) Smarthost {
 		Recipients:     t.patterns("recipients"),
 		Clients:        t.networks("clients", false, nil),
 	}
+	s.Rewrite = readRewrite(t.table("rewrite"))
 	s.Hosts = t.hosts(s.TLS)
 	s.Name = t.routeName(s.Hosts)
 	if t.has("username") {

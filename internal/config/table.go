@@ -310,6 +310,9 @@ func (t *table) list(key string, emptyOK bool) []entry {
 
 func (t *table) exampleOf(key string) string {
 	s, _ := lookup(t.name, key)
+	if s.kind == kindTable {
+		return "write " + header(t.full(key))
+	}
 	return "write " + s.form()
 }
 

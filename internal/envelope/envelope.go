@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // Envelope is the envelope of one mail transaction (RFC 5321 section 2.3.1) with the extension parameters that
@@ -105,6 +106,8 @@ type Message struct {
 	Origin   Origin
 	// Size is the content's length in octets, trace header included, before dot-stuffing.
 	Size int64
+	// ReceivedAt is when the relay took the message; zero when that is not known.
+	ReceivedAt time.Time
 	// Open returns the content from its start: CRLF line ends throughout, no bare CR or LF, not dot-stuffed. It may be
 	// called once per try.
 	Open func() (io.ReadCloser, error)

@@ -2,7 +2,6 @@ package sevenbit
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"io"
 )
@@ -121,12 +120,3 @@ func (c *encoder) end(e *entity) error {
 }
 
 func (c *encoder) delimiter(chunk []byte) error { return c.raw(chunk) }
-
-// cutLineEnd splits a chunk into its content and its line end, which is empty for a piece of a long line.
-func cutLineEnd(chunk []byte) (content, lineEnd []byte) {
-	content = bytes.TrimSuffix(chunk, []byte("\n"))
-	if len(content) < len(chunk) {
-		content = bytes.TrimSuffix(content, []byte("\r"))
-	}
-	return content, chunk[len(content):]
-}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"mime"
 	"strings"
+
+	"relayd/internal/header"
 )
 
 // fieldKind tells the header fields that matter here from the rest.
@@ -15,23 +17,6 @@ const (
 	contentType
 	transferEncoding
 )
-
-// fieldName returns the name of the header field that line starts, and false when it starts none. White space before the
-// colon is obsolete and accepted (RFC 5322 section 4.5); so are 8-bit octets, in order that they are found to be
-// in the header.
-func fieldName(line []byte) (string, bool) {
-	name, _, ok := bytes.Cut(line, []byte(":"))
-	if !ok {
-		return "", false
-	}
-	name = bytes.TrimRight(name, " \t")
-	for _, c := range name {
-		if c <= ' ' || c == 0x7f {
-			return "", false
-		}
-	}
-	return string(name), len(name) > 0
-}
 
 func kindOf(name string) fieldKind {
 	switch {
@@ -57,7 +42,7 @@ const (
 )
 
 func parseLabel(field []byte) label {
-	s := scanner{rest: fieldValue(field)}
+	s := scanner{rest: header.Value(field)}
 	s.skip()
 	s.accept('"')
 	switch strings.ToLower(s.until("\" \t\r\n;(")) {
@@ -81,7 +66,7 @@ type mediaType struct {
 // parseMediaType is forgiving where [mime.ParseMediaType] is not, because mail is: comments, values that should have been
 // quoted, faulty parameters beside a good one. Of several boundaries the first counts.
 func parseMediaType(field []byte) mediaType {
-	s := scanner{rest: fieldValue(field)}
+	s := scanner{rest: header.Value(field)}
 	var t mediaType
 	s.skip()
 	t.kind = strings.ToLower(s.until("/; \t\r\n("))
@@ -107,7 +92,7 @@ func parseMediaType(field []byte) mediaType {
 		}
 	}
 	// The parts of a boundary that is split or coded as RFC 2231 has it are better left to the library.
-	if _, params, err := mime.ParseMediaType(unfold(fieldValue(field))); err == nil {
+	if _, params, err := mime.ParseMediaType(unfold(header.Value(field))); err == nil {
 		t.boundary = usableBoundary(params["boundary"])
 	}
 	return t
@@ -119,11 +104,6 @@ func usableBoundary(s string) []byte {
 		return nil
 	}
 	return b
-}
-
-func fieldValue(field []byte) []byte {
-	_, value, _ := bytes.Cut(field, []byte(":"))
-	return value
 }
 
 func unfold(value []byte) string {

@@ -3,6 +3,8 @@ package sevenbit
 import (
 	"bufio"
 	"bytes"
+
+	"relayd/internal/header"
 )
 
 // hexDigits are in upper case, as RFC 2045 section 6.7 rule 1 has them.
@@ -27,7 +29,7 @@ type quoter struct {
 }
 
 func (q *quoter) write(chunk []byte, first bool) error {
-	content, lineEnd := cutLineEnd(chunk)
+	content, lineEnd := header.CutLineEnd(chunk)
 	if err := q.release(); err != nil {
 		return err
 	}
@@ -136,7 +138,7 @@ func (p *patcher) write(how patching, chunk []byte, first bool) error {
 		_, err := p.out.Write(chunk)
 		return err
 	}
-	content, lineEnd := cutLineEnd(chunk)
+	content, lineEnd := header.CutLineEnd(chunk)
 	// White space at the end of a line says nothing in quoted-printable; a soft break in it would make it say something.
 	padding := len(bytes.TrimRight(content, " \t"))
 	dashes := first && bytes.HasPrefix(content, []byte("--"))

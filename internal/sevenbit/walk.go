@@ -1,12 +1,13 @@
 package sevenbit
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+
+	"relayd/internal/header"
 )
 
 const (
@@ -36,13 +37,13 @@ type visitor interface {
 
 // walker finds the entities of a message, in the same way each time.
 type walker struct {
-	in    *bufio.Reader
+	in    *header.Lines
 	to    visitor
 	stack []*entity
 	parts int
 	line  int
-	// fresh is set when the next chunk starts a line, inHeader while the innermost entity's header lasts.
-	fresh, inHeader bool
+	// inHeader is set while the innermost entity's header lasts.
+	inHeader bool
 
 	// The field that is being read: its kind, its name, and its text where that matters.
 	name     string
@@ -53,17 +54,20 @@ type walker struct {
 }
 
 func walk(r io.Reader, to visitor) error {
-	w := &walker{in: bufio.NewReaderSize(r, bufferSize), to: to, fresh: true}
+	w := &walker{in: header.NewLines(r, bufferSize), to: to}
 	if err := w.push(&entity{message: true}); err != nil {
 		return err
 	}
 	for {
-		chunk, first, err := w.next()
+		chunk, first, err := w.in.Next()
 		if err == io.EOF {
 			return w.placed(w.pop(0))
 		}
 		if err != nil {
 			return err
+		}
+		if first {
+			w.line++
 		}
 		if err := w.take(chunk, first); err != nil {
 			return w.placed(err)
@@ -77,29 +81,6 @@ func (w *walker) placed(err error) error {
 		return fmt.Errorf("line %d: %w", w.line, err)
 	}
 	return err
-}
-
-// next returns the next chunk, and whether it starts a line. A CR LF is never torn apart.
-func (w *walker) next() ([]byte, bool, error) {
-	chunk, err := w.in.ReadSlice('\n')
-	if errors.Is(err, bufio.ErrBufferFull) {
-		err = nil
-		if last := len(chunk) - 1; chunk[last] == '\r' {
-			chunk, err = chunk[:last], w.in.UnreadByte()
-		}
-	}
-	if err == io.EOF && len(chunk) > 0 {
-		err = nil
-	}
-	if err != nil {
-		return nil, false, err
-	}
-	first := w.fresh
-	if first {
-		w.line++
-	}
-	w.fresh = chunk[len(chunk)-1] == '\n'
-	return chunk, first, nil
 }
 
 func (w *walker) take(chunk []byte, first bool) error {
@@ -197,18 +178,17 @@ func (w *walker) pop(n int) error {
 func (w *walker) header(chunk []byte, first bool) (bool, error) {
 	start := false
 	if first {
-		if content, _ := cutLineEnd(chunk); len(content) == 0 {
+		if content, _ := header.CutLineEnd(chunk); len(content) == 0 {
 			return true, w.endHeader(chunk)
 		}
-		folded := w.name != "" && (chunk[0] == ' ' || chunk[0] == '\t')
-		if !folded {
-			name, ok := fieldName(chunk)
+		if w.name == "" || !header.IsFolded(chunk) {
+			name, ok := header.Name(chunk)
 			if !ok {
 				return false, w.endHeader(nil)
 			}
 			start = true
 			w.endField()
-			w.startField(name)
+			w.startField(string(name))
 		}
 	}
 	if has8Bit(chunk) {

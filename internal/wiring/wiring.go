@@ -3,7 +3,9 @@ package wiring
 
 import (
 	"relayd/internal/config"
+	"relayd/internal/envelope"
 	"relayd/internal/oauth"
+	"relayd/internal/rewrite"
 	"relayd/smarthost"
 )
 
@@ -14,7 +16,7 @@ func Route(s config.Smarthost, tokens func(config.Smarthost) smarthost.TokenSour
 		Name: s.Name, Hosts: s.Hosts, TLS: smarthost.Mode(s.TLS), MinTLS: s.MinTLS, RootCAs: s.RootCAs,
 		TLSName: s.TLSName, Certificates: s.ClientCertificates,
 		Auth: s.Auth, Username: s.Username, Password: s.Password.Reveal(), MaxConnections: s.MaxConnections,
-		Senders: s.Senders, Recipients: s.Recipients, Clients: s.Clients,
+		Senders: s.Senders, Recipients: s.Recipients, Clients: s.Clients, Rewrite: Rules(s.Rewrite),
 	}
 	for _, p := range s.Pins {
 		r.Pins = append(r.Pins, p)
@@ -23,6 +25,22 @@ func Route(s config.Smarthost, tokens func(config.Smarthost) smarthost.TokenSour
 		r.Tokens = tokens(s)
 	}
 	return r
+}
+
+// Rules returns rules without a name, which tells the log where they come from.
+func Rules(r config.Rewrite) rewrite.Rules {
+	return rewrite.Rules{EnvelopeFrom: envelope.Path(r.EnvelopeFrom), HeaderFrom: envelope.Path(r.HeaderFrom), Map: r.Map}
+}
+
+// Clients returns the rules of the [[client]] tables.
+func Clients(c *config.Config) []smarthost.ClientRules {
+	var out []smarthost.ClientRules
+	for _, client := range c.Clients {
+		rules := Rules(client.Rewrite)
+		rules.Name = "client " + client.Name()
+		out = append(out, smarthost.ClientRules{Networks: client.Networks, Rewrite: rules})
+	}
+	return out
 }
 
 // Account returns the account of a [[smarthost]] that has a table [smarthost.oauth2].

@@ -27,6 +27,7 @@ func full(t *testing.T) config.Smarthost {
 		Pins: [][32]byte{{1}, {2}}, TLSName: "isp.example", ClientCertificates: []tls.Certificate{{}},
 		Auth: "plain", Username: "me", Password: "gehe1m", MaxConnections: 7,
 		Senders: []string{"*"}, Recipients: []string{"*"}, Clients: []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24")},
+		Rewrite: config.Rewrite{EnvelopeFrom: "me@isp.example", HeaderFrom: "me@isp.example", Map: map[string]string{"*": "me@isp.example"}},
 		OAuth2: &config.OAuth2{Provider: "microsoft", Flow: "client_credentials", ClientID: "app", ClientSecret: "s3cret",
 			Certificate: []byte{1}, Key: key, ServiceEmail: "a@b.example", ServiceKeyID: "1", ServiceKey: "PEM",
 			TokenURL: "https://t.example", DeviceURL: "https://d.example", AuthURL: "https://a.example", Scopes: []string{"mail"},
@@ -56,12 +57,31 @@ func TestRoute_LeavesNothingOut(t *testing.T) {
 	}
 	r := Route(s, tokens)
 	wantAllSet(t, r)
+	if r.Rewrite.Name != "" {
+		t.Error("the smarthost's room names the rules by the route")
+	}
+	r.Rewrite.Name = "smarthost isp"
+	wantAllSet(t, r.Rewrite)
 	if len(r.Pins) != 2 || r.Pins[1] != (smarthost.Pin{2}) || r.Password != "gehe1m" || len(asked) != 1 {
 		t.Errorf("%+v, tokens asked for %q", r.Pins, asked)
 	}
 	s.OAuth2 = nil
 	if r := Route(s, tokens); r.Tokens != nil || len(asked) != 1 {
 		t.Errorf("tokens where there are none to be had: %q", asked)
+	}
+}
+
+func TestClients_RulesAreNamed(t *testing.T) {
+	network := []netip.Prefix{netip.MustParsePrefix("192.168.1.50/32")}
+	c := &config.Config{Clients: []config.Client{{Networks: network, Rewrite: full(t).Rewrite}}}
+	got := Clients(c)
+	if len(got) != 1 {
+		t.Fatalf("%+v", got)
+	}
+	wantAllSet(t, got[0])
+	wantAllSet(t, got[0].Rewrite)
+	if got[0].Rewrite.Name != "client "+c.Clients[0].Name() {
+		t.Error(got[0].Rewrite.Name)
 	}
 }
 

@@ -16,20 +16,26 @@ func allowed() map[string][]string {
 		"internal/config":   {"internal/provider"},
 		"internal/provider": {},
 		"internal/sandbox":  {},
-		"internal/sevenbit": {},
+		"internal/header":   {},
+		"internal/sevenbit": {"internal/header"},
 		"internal/oauth":    {},
 		"internal/issuer":   {},
 		"internal/dsn":      {"internal/envelope"},
+		"internal/dnstest":  {},
+		"internal/sendermx": {"internal/envelope"},
+		"internal/rewrite":  {"internal/envelope", "internal/header"},
 		"relay":             {"internal/envelope"},
-		"smarthost":         {"internal/envelope", "internal/sevenbit"},
+		"smarthost":         {"internal/envelope", "internal/rewrite", "internal/sevenbit"},
 		"queue":             {"internal/envelope", "internal/dsn"},
 		"internal/control":  {"queue", "smarthost", "internal/envelope"},
-		"internal/wiring":   {"internal/config", "internal/oauth", "smarthost"},
-		"cmd/relayd":        {"internal/config", "internal/control", "internal/envelope", "internal/oauth", "internal/wiring", "queue", "relay", "smarthost"},
+		"internal/wiring":   {"internal/config", "internal/envelope", "internal/oauth", "internal/rewrite", "smarthost"},
+		"cmd/relayd": {"internal/config", "internal/control", "internal/envelope", "internal/oauth", "internal/sendermx", "internal/wiring",
+			"queue", "relay", "smarthost"},
 		"cmd/relayctl": {"internal/config", "internal/control", "internal/envelope", "internal/oauth", "internal/provider", "internal/sandbox",
-			"internal/wiring", "queue", "smarthost"},
+			"internal/sendermx", "internal/wiring", "queue", "smarthost"},
 		"test/demo":  {"internal/sandbox"},
 		"test/house": {},
+		"test/tap":   {},
 	}
 }
 
@@ -71,6 +77,8 @@ func TestLibrariesStayBehindTheirSeam(t *testing.T) {
 		"github.com/spf13/cobra":      {"cmd/relayctl"},
 		"golang.org/x/oauth2":         {"internal/oauth"},
 		"golang.org/x/term":           {"cmd/relayctl"},
+
+		"golang.org/x/net/dns/dnsmessage": {"internal/dnstest"},
 	}
 	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "relayd/...").Output()
 	if err != nil {
