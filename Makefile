@@ -46,7 +46,7 @@ crash:          ## crash, fail and cut the power of relayd hundreds of times: ab
 soak:           ## run relayd under load, faults and reloads, and measure that nothing grows; SOAK=8h says how long
 	@set -o pipefail; RELAYD_SOAK=$(SOAK) $(GO) test -count=1 -v -timeout=0 -run SoakGrowsNothing ./cmd/relayd | $(FIGURES)
 
-peers:          ## install real Postfix, Exim, swaks and msmtp, and run against them
+peers:          ## install real Postfix, Exim, swaks, msmtp and npm's smtp-server, and run against them
 	sh test/peers/run.sh
 
 demo: build     ## show the relay at work on loopback

@@ -1,6 +1,6 @@
 module relayd
 
-go 1.26
+go 1.26.0
 
 require (
 	github.com/BurntSushi/toml v1.6.0
@@ -11,6 +11,7 @@ require (
 	github.com/xdg-go/scram v1.4.0
 	go.etcd.io/bbolt v1.5.0
 	golang.org/x/net v0.43.0
+	golang.org/x/oauth2 v0.37.0
 	golang.org/x/sys v0.45.0
 	golang.org/x/term v0.43.0
 	pgregory.net/rapid v1.3.0

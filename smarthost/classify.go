@@ -55,8 +55,9 @@ type verdict struct {
 type place struct {
 	route, addr, username string
 	mode                  Mode
-	// login: sessions log in. general: the route has no condition on recipients, so that the host must relay to all.
-	login, general bool
+	// login: sessions log in, token: with an OAuth2 token. general: the route has no condition on recipients, so that the
+	// host must relay to all.
+	login, token, general bool
 	// entry is the entry of hosts by which DNS named this host; "" for one that is named itself.
 	entry string
 	// own are the user's rows, before the built-in ones; nil for none.
@@ -227,6 +228,9 @@ func tlsWords(p place, err error) string {
 }
 
 func authWords(p place, err error) (trouble, string) {
+	if none, ok := errors.AsType[*noTokenError](err); ok {
+		return none.trouble(), p.words("no OAuth2 token can be had for the login of %USER at %HOST: ") + none.Error()
+	}
 	if none, ok := errors.AsType[*noMechanismError](err); ok {
 		return loginRefused, p.words("a username is set and %HOST cannot be used with it: " + none.Error() +
 			`. Set auth = "auto" in [[smarthost]] %ROUTE, or check host and port; mail is not sent without the login`)

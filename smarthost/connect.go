@@ -26,6 +26,7 @@ type endpoint struct {
 	mode        Mode
 	auth        string
 	credentials credentials
+	tokens      TokenSource // in place of a password; nil for none
 	login       bool
 	timeouts    Timeouts
 	tls         *tls.Config
@@ -38,17 +39,26 @@ type endpoint struct {
 // equal reports whether e and f reach the same host in the same way.
 func (e *endpoint) equal(f *endpoint) bool {
 	return e.hostname == f.hostname && e.addr == f.addr && e.mode == f.mode && e.auth == f.auth && e.login == f.login &&
-		e.credentials == f.credentials && e.timeouts == f.timeouts && slices.Equal(e.pins, f.pins) && sameTLS(e.tls, f.tls)
+		e.credentials == f.credentials && e.tokens == f.tokens && e.timeouts == f.timeouts && slices.Equal(e.pins, f.pins) &&
+		sameTLS(e.tls, f.tls)
 }
 
 // connect opens a session that is ready for mail: secured and logged in as the route demands. A failure is a
 // *stageError, and always the site's.
+func (e *endpoint) connect(ctx context.Context) (*conn, error) {
+	if e.tokens != nil && e.login {
+		return e.connectWithToken(ctx)
+	}
+	return e.session(ctx, e.credentials)
+}
+
+// session is connect, with shown as the login.
 //
 // Of several hosts that DNS names the first is taken that gives a session. One that refuses the login ends the search:
 // the others would count the same wrong password.
-func (e *endpoint) connect(ctx context.Context) (*conn, error) {
+func (e *endpoint) session(ctx context.Context, shown credentials) (*conn, error) {
 	if e.lookup == nil {
-		return e.connectTo(ctx, e.addr, e.tls)
+		return e.connectTo(ctx, e.addr, e.tls, shown)
 	}
 	dialCtx, cancel := context.WithTimeout(ctx, e.timeouts.Dial)
 	targets, err := e.lookup.targets(dialCtx)
@@ -58,7 +68,7 @@ func (e *endpoint) connect(ctx context.Context) (*conn, error) {
 	}
 	var first error
 	for _, t := range targets {
-		c, err := e.connectTo(ctx, t.addr, forTarget(e.tls, t))
+		c, err := e.connectTo(ctx, t.addr, forTarget(e.tls, t), shown)
 		failed, _ := errors.AsType[*stageError](err)
 		login := failed != nil && failed.stage == stageAuth && !isLost(failed.err)
 		if ctx.Err() == nil {
@@ -76,8 +86,8 @@ func (e *endpoint) connect(ctx context.Context) (*conn, error) {
 	return nil, first
 }
 
-// connectTo is connect, to one address.
-func (e *endpoint) connectTo(ctx context.Context, addr string, config *tls.Config) (*conn, error) {
+// connectTo is session, to one address.
+func (e *endpoint) connectTo(ctx context.Context, addr string, config *tls.Config, shown credentials) (*conn, error) {
 	dialCtx, cancel := context.WithTimeout(ctx, e.timeouts.Dial)
 	nc, err := e.dial(dialCtx, "tcp", addr)
 	cancel()
@@ -93,7 +103,7 @@ func (e *endpoint) connectTo(ctx context.Context, addr string, config *tls.Confi
 	c.cleared = cleared
 	stop := c.watch(ctx)
 	c.allow(openPatience)
-	err = e.open(ctx, c, config)
+	err = e.open(ctx, c, config, shown)
 	c.allow(0)
 	if !stop() && err == nil {
 		err = &stageError{stage: stageAuth, err: context.Cause(ctx)}
@@ -105,7 +115,7 @@ func (e *endpoint) connectTo(ctx context.Context, addr string, config *tls.Confi
 	return c, nil
 }
 
-func (e *endpoint) open(ctx context.Context, c *conn, config *tls.Config) error {
+func (e *endpoint) open(ctx context.Context, c *conn, config *tls.Config, shown credentials) error {
 	if e.mode == ModeImplicit {
 		if err := e.handshake(ctx, c, config); err != nil {
 			return err
@@ -130,7 +140,7 @@ func (e *endpoint) open(ctx context.Context, c *conn, config *tls.Config) error 
 		}
 	}
 	if e.login {
-		return e.logIn(c)
+		return e.logIn(c, shown)
 	}
 	return nil
 }
@@ -200,24 +210,24 @@ func (e *endpoint) handshake(ctx context.Context, c *conn, config *tls.Config) e
 	return nil
 }
 
-func (e *endpoint) logIn(c *conn) error {
+func (e *endpoint) logIn(c *conn, shown credentials) error {
 	if c.tls == "" {
 		return &stageError{stage: stageAuth, err: errors.New("no login without TLS")}
 	}
 	state := c.secured()
-	m, err := chooseMechanism(e.auth, e.usable(c.caps.auth, &state))
+	m, err := e.choose(c.caps.auth, &state)
 	if err != nil {
 		return &stageError{stage: stageAuth, err: err}
 	}
-	c.hide([]byte(e.credentials.password))
-	client := m.client(e.credentials)
+	c.hide([]byte(shown.password))
+	client := m.client(shown)
 	scram, mutual := client.(*scramClient)
 	if mutual {
 		scram.secured(&state, e.auth, c.caps.auth)
 	}
 	reply, err := c.authenticate(client)
 	if err != nil {
-		return err
+		return afterChallenge(client, err)
 	}
 	if reply.Code != 235 {
 		return &stageError{stage: stageAuth, reply: reply,

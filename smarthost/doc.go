@@ -23,9 +23,11 @@
 //     where PIPELINING is offered: it is used in lock-step from then on. What it refuses for that reason goes again.
 //   - A connection kept from an earlier transaction turns out to be dead before DATA was answered: a new one replaces
 //     it, and nobody hears of it.
+//   - The route logs in with OAuth2 tokens and has none, or the host refuses one: a refused token is renewed once, at
+//     once. After that it is a refused login, a site failure like any other. A password is never tried in its place.
 //
 // An entry of a route's hosts may name a service or a domain whose hosts DNS knows; to all else it is one host.
 //
-// Mail never travels without the TLS and the login that the route asks for, and a password is never sent before TLS.
-// No log line, error or status holds a password.
+// Mail never travels without the TLS and the login that the route asks for, and a password or token is never sent before
+// TLS. No log line, error or status holds a password or a token.
 package smarthost

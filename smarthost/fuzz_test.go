@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,9 +63,9 @@ func FuzzParseCapabilities(f *testing.F) {
 				t.Errorf("%q gave the mechanism %q", text, m)
 			}
 		}
-		m, err := chooseMechanism(AuthAuto, c.auth)
-		if err == nil && m.name != "PLAIN" && m.name != "LOGIN" {
-			t.Errorf("%q is chosen", m.name)
+		m, err := (&endpoint{auth: AuthAuto}).choose(c.auth, &tls.ConnectionState{})
+		if err == nil && !slices.Contains(c.auth, m.name) {
+			t.Errorf("%q is chosen and was not offered", m.name)
 		}
 	})
 }
@@ -158,7 +159,7 @@ func FuzzAuthenticate(f *testing.F) {
 		if old {
 			wanted = AuthLogin
 		}
-		m, err := chooseMechanism(wanted, []string{"PLAIN", "LOGIN"})
+		m, err := (&endpoint{auth: wanted}).choose([]string{"PLAIN", "LOGIN"}, &tls.ConnectionState{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -158,6 +158,23 @@ func TestLookup_RefusedLoginIsNotTriedAtTheNextHost(t *testing.T) {
 	}
 }
 
+// A token that is renewed goes to the host that refused the one before, and to no other.
+func TestLookup_RefusedTokenIsRenewedAtTheSameHost(t *testing.T) {
+	dns := startNameServer(t)
+	src := &tokens{good: 2}
+	hosts := startSandboxes(t, sandbox.Options{Hostname: "one.isp.example", VerifyToken: src.verify},
+		sandbox.Options{Hostname: "two.isp.example", VerifyToken: src.verify})
+	for i, name := range []string{"one.isp.example.", "two.isp.example."} {
+		dns.address(name, "127.0.0.1")
+		dns.srv(srvName+".", uint16(i), 0, portOf(t, hosts[i].Addr()), name)
+	}
+	g, _ := newNamedRig(t, dns, Route{Username: username, Tokens: src}, srvName, hosts[0])
+	wantDelivered(t, g.deliver(t, mail(hello)), srvName)
+	if one, two := hosts[0].Stats(), hosts[1].Stats(); one.AuthFailed != 1 || one.AuthOK != 1 || two.Connections != 0 {
+		t.Errorf("%+v\n%+v", one, two)
+	}
+}
+
 func TestLookup_HostThatGoesAwayAtTheLoginIsFollowedByTheNext(t *testing.T) {
 	dns := startNameServer(t)
 	hosts := startSandboxes(t, strict(sandbox.Options{Hostname: "one.isp.example"}), strict(sandbox.Options{Hostname: "two.isp.example"}))

@@ -36,7 +36,10 @@ const (
 	AuthCRAMMD5 = "cram-md5"
 	// AuthSCRAM is SCRAM-SHA-256 without channel binding, also where the host offers to bind. AuthAuto binds then.
 	AuthSCRAM = "scram-sha-256"
-	AuthOff   = "off"
+	// AuthXOAUTH2 and AuthOAuthBearer go with Route.Tokens, where AuthAuto means one of the two.
+	AuthXOAUTH2     = "xoauth2"
+	AuthOAuthBearer = "oauthbearer"
+	AuthOff         = "off"
 )
 
 // Defaults of Options and Route.
@@ -102,6 +105,8 @@ type Route struct {
 	Auth     string
 	Username string
 	Password string `json:"-"`
+	// Tokens, when set, gives what the login shows in place of a password. Such a route never uses a password.
+	Tokens TokenSource `json:"-"`
 	// MaxConnections bounds the open connections to each host.
 	MaxConnections int
 	// Senders, Recipients and Clients are the conditions; the route takes mail that meets all that are given. A pattern
@@ -215,12 +220,22 @@ func (r Route) orDefaults() (Route, error) {
 	}
 	switch r.Auth {
 	case AuthAuto, AuthOff:
+	case AuthXOAUTH2, AuthOAuthBearer:
+		if r.Tokens == nil {
+			fault("auth", "%q needs a source of tokens", r.Auth)
+		}
 	case AuthPlain, AuthLogin, AuthCRAMMD5, AuthSCRAM:
+		if r.Tokens != nil {
+			fault("auth", "%q is a login with a password; with tokens it is auto, xoauth2 or oauthbearer", r.Auth)
+		}
 		if r.Username == "" {
 			fault("auth", "%q needs a username", r.Auth)
 		}
 	default:
-		fault("auth", "%q is unknown; write auto, plain, login, cram-md5, scram-sha-256 or off", r.Auth)
+		fault("auth", "%q is unknown; write auto, plain, login, cram-md5, scram-sha-256, xoauth2, oauthbearer or off", r.Auth)
+	}
+	if r.Tokens != nil && (r.Username == "" || r.Password != "" || r.Auth == AuthOff) {
+		fault("auth", "a login with tokens needs a username, and neither a password nor auth off")
 	}
 	if r.login() && r.TLS == ModeOff {
 		fault("tls", `"off" would send the password in the clear; write starttls or implicit`)

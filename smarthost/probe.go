@@ -46,8 +46,9 @@ type Probed struct {
 }
 
 // Probe opens a session with each host of each route of o, one after the other, as for mail: it connects, secures the
-// session, logs in, and leaves. No mail transaction is begun. A login is shown to each host of a route once at most, and
-// after one host has refused it, to no other, so that no account gets locked. The error is about o.
+// session, logs in, and leaves. No mail transaction is begun. A login is shown to each host of a route once at most (a
+// refused token is renewed and shown once more, as for mail), and after one host has refused it, to no other, so that no
+// account gets locked. The error is about o.
 func Probe(ctx context.Context, o Options) ([]Probed, error) {
 	o, err := o.orDefaults()
 	if err != nil {
@@ -92,34 +93,66 @@ func (p *probe) run(ctx context.Context) {
 	stop := c.watch(ctx)
 	defer stop()
 	p.reached(c)
-	if login && !p.logIn(&e, c) {
+	if login && !p.logIn(ctx, &e, c) {
 		return
 	}
 	c.quit()
 }
 
 // logIn shows the login, and reports whether all is well.
-func (p *probe) logIn(e *endpoint, c *conn) bool {
+func (p *probe) logIn(ctx context.Context, e *endpoint, c *conn) bool {
 	offered := "offers " + strings.Join(c.caps.auth, ", ")
-	if _, err := chooseMechanism(e.auth, c.caps.auth); err != nil {
+	state := c.secured()
+	if _, err := e.choose(c.caps.auth, &state); err != nil {
 		p.fail(StepAuth, classifyError(p.host.place, &stageError{stage: stageAuth, err: err}))
 		return false
 	}
 	p.ok(StepAuth, offered)
 	if p.withhold {
-		p.Steps = append(p.Steps, Step{Name: StepLogin, OK: true, Skipped: true,
-			Detail: "not tried here, since the host before refused it, and hosts count refused logins"})
+		p.skip(StepLogin, "not tried here, since the host before refused it, and hosts count refused logins")
 		return true
 	}
-	if err := e.logIn(c); err != nil {
-		v := classifyError(p.host.place, err)
+	mech, err := p.show(ctx, e, c)
+	switch {
+	case errors.Is(err, ErrNoTokenYet):
+		none, _ := errors.AsType[*noTokenError](err)
+		p.skip(StepLogin, none.Unwrap().Error())
+		return true
+	case err != nil:
 		failed, ok := errors.AsType[*stageError](err)
-		p.Refused = ok && !failed.reply.IsZero()
-		p.fail(StepLogin, v)
+		p.Refused = p.Refused || ok && !failed.reply.IsZero()
+		p.fail(StepLogin, classifyError(p.host.place, err))
 		return false
 	}
-	p.ok(StepLogin, "as "+p.host.place.username+" with "+c.mech)
+	p.ok(StepLogin, "as "+p.host.place.username+" with "+mech)
 	return true
+}
+
+// show logs in on c, and returns by which mechanism. A token that is refused is renewed once, as for mail, and the next
+// is shown on a connection of its own.
+func (p *probe) show(ctx context.Context, e *endpoint, c *conn) (mech string, err error) {
+	if e.tokens == nil {
+		err = e.logIn(c, e.credentials)
+		return c.mech, err
+	}
+	used := false
+	err = e.withToken(ctx, func(shown credentials) error {
+		if !used {
+			used = true
+			err := e.logIn(c, shown)
+			mech, p.Refused = c.mech, refusesToken(err)
+			return err
+		}
+		again := *e
+		again.login = true
+		fresh, err := again.session(ctx, shown)
+		if err == nil {
+			mech, p.Refused = fresh.mech, false
+			fresh.quit()
+		}
+		return err
+	})
+	return mech, err
 }
 
 // reached notes the steps that a session has behind it which is ready but for the login.
@@ -200,6 +233,10 @@ func isCertificateError(err error) bool {
 
 func (p *probe) ok(name, detail string) {
 	p.Steps = append(p.Steps, Step{Name: name, OK: true, Detail: detail})
+}
+
+func (p *probe) skip(name, why string) {
+	p.Steps = append(p.Steps, Step{Name: name, OK: true, Skipped: true, Detail: why})
 }
 
 func (p *probe) fail(name string, v verdict) {

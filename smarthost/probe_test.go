@@ -175,3 +175,64 @@ func TestProbe_OptionsThatCannotWorkAreAnError(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+func tokenProbe(src *tokens, hosts ...*sandbox.Server) Options {
+	o := probeOptions(hosts[0])
+	for _, s := range hosts {
+		o.Routes[0].Hosts = append(o.Routes[0].Hosts, s.Addr())
+	}
+	o.Routes[0].Password, o.Routes[0].Tokens = "", src
+	return o
+}
+
+// A probe logs in with a token as mail does: one that is refused is renewed once.
+func TestProbe_LogsInWithAToken(t *testing.T) {
+	for name, c := range map[string]struct {
+		good   int
+		err    error
+		steps  string
+		detail string
+		failed int
+	}{
+		"at once":   {0, nil, "connection greeting TLS certificate AUTH login", username + " with XOAUTH2", 0},
+		"renewed":   {2, nil, "connection greeting TLS certificate AUTH login", username + " with XOAUTH2", 1},
+		"refused":   {99, nil, "connection greeting TLS certificate AUTH !login", "refused the OAuth2 token of " + username, 2},
+		"none":      {0, errors.New("the grant was revoked"), "connection greeting TLS certificate AUTH !login", "the grant was revoked", 0},
+		"away":      {0, away{}, "connection greeting TLS certificate AUTH !login", "on holiday", 0},
+		"none, yet": {0, fmt.Errorf("%w: do", ErrNoTokenYet), "connection greeting TLS certificate AUTH (login)", "nobody has logged in yet: do", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			src := &tokens{good: c.good, err: c.err}
+			s := startSandbox(t, sandbox.Options{VerifyToken: src.verify})
+			p := probeOne(t, tokenProbe(src, s))
+			if got := stepsOf(p); got != c.steps || !strings.Contains(last(p).Detail, c.detail) {
+				t.Errorf("%s: %+v", got, last(p))
+			}
+			if st := s.Stats(); int(st.AuthFailed) != c.failed || st.Transactions != 0 || p.Refused != (name == "refused") ||
+				(p.Failure != nil) != strings.Contains(c.steps, "!") {
+				t.Errorf("%+v %+v", st, p)
+			}
+			if v := s.Violations(); len(v) > 0 {
+				t.Error(v)
+			}
+		})
+	}
+}
+
+// Where a token cannot be shown at all, the probe says so before it asks for one.
+func TestProbe_AHostWithoutAMechanismForTokens(t *testing.T) {
+	src := &tokens{}
+	p := probeOne(t, tokenProbe(src, startSandbox(t, sandbox.Options{})))
+	if got := stepsOf(p); got != "connection greeting TLS certificate !AUTH" || src.asked != 0 {
+		t.Errorf("%s, %d tokens asked for", got, src.asked)
+	}
+}
+
+func TestProbe_ARefusedTokenIsNotShownToTheNextHost(t *testing.T) {
+	src := &tokens{good: 99}
+	hosts := startSandboxes(t, sandbox.Options{VerifyToken: src.verify}, sandbox.Options{VerifyToken: src.verify})
+	all, err := Probe(t.Context(), tokenProbe(src, hosts...))
+	if err != nil || stepsOf(all[1]) != "connection greeting TLS certificate AUTH (login)" || hosts[1].Stats().AuthFailed != 0 {
+		t.Errorf("%v, %+v", err, all)
+	}
+}

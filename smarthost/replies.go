@@ -19,6 +19,7 @@ type rule struct {
 	words    string // one of several, separated by "|", in lower case, is in the text; "" for all
 	text     string // in lower case, is in the text as it stands; "" for all
 	login    bool   // only where sessions log in
+	token    bool   // only where they do with an OAuth2 token
 	general  bool   // only on routes without a condition on recipients
 
 	scope   envelope.Scope
@@ -53,6 +54,11 @@ const (
 	adviceNoSMTP = "Microsoft has switched password logins over SMTP off for %USER: an administrator can allow " +
 		"Authenticated SMTP for the mailbox and the tenant (Microsoft 365 admin center, Mail apps); where basic " +
 		"authentication is gone for good a password cannot work, and OAuth2 or a connector must. Mail waits"
+	adviceTokenNoSMTP = "SMTP is switched off for the mailbox %USER: its administrator allows Authenticated SMTP for it (Microsoft " +
+		"365 admin center, Users, Mail, Manage email apps), and in the tenant. Mail waits"
+	adviceToken = "the host refused the OAuth2 token of %USER, and a fresh one, too: username must be the mailbox that the grant is " +
+		"for. Microsoft 365: an application of its own needs SMTP.SendAsApp with an administrator's consent, New-ServicePrincipal and " +
+		"Add-MailboxPermission; Gmail: the scope https://mail.google.com/. Mail waits"
 	advicePolicy = "a policy of the Microsoft 365 tenant (security defaults, conditional access) keeps %USER from logging " +
 		"in with a password: its administrator must exempt the account or give another one. Mail waits"
 	adviceGoogle = "Google did not take the password of %USER: it wants an app password (Google account, Security, 2-Step " +
@@ -76,6 +82,12 @@ const (
 
 // rules are the replies that mean something else than their stage says.
 var rules = []rule{
+	// A token is no password: advice about those would lead astray.
+	{token: true, stages: stageAuth, code: 535, enhanced: "7.139", words: "smtpclientauthentication is", scope: envelope.ScopeSite,
+		trouble: loginRefused, advice: adviceTokenNoSMTP},
+	{token: true, stages: stageAuth, code: 535, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceToken},
+	{token: true, stages: stageAuth, code: 534, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceToken},
+
 	// Microsoft 365. The same 5.7.139 also stands for a wrong password, which the general rule for AUTH decides.
 	{stages: stageAuth, code: 535, enhanced: "7.139", words: "basic authentication is disabled|smtpclientauthentication is",
 		scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceNoSMTP},
@@ -217,7 +229,7 @@ func (p place) decide(stage string, reply envelope.Reply) (r *rule, own bool) {
 func (p place) first(list []rule, stage string, reply envelope.Reply) *rule {
 	for i := range list {
 		r := &list[i]
-		if r.login && !p.login || r.general && !p.general || r.scope != envelope.ScopeSite && reply.Code == 421 {
+		if r.login && !p.login || r.token && !p.token || r.general && !p.general || r.scope != envelope.ScopeSite && reply.Code == 421 {
 			continue // what ends the connection is never one message's
 		}
 		if r.matches(stage, reply) {

@@ -248,7 +248,7 @@ func TestClassifyReply(t *testing.T) {
 	// Met by TestClassifyReply_DependsOnTheRoute.
 	met[slices.IndexFunc(rules, func(r rule) bool { return r.words == "bad outbound sender" && !r.login })] = true
 	for i, r := range rules {
-		if !met[i] {
+		if !met[i] && !r.token { // those are met by TestClassifyReply_ATokenIsNoPassword
 			t.Errorf("no row meets rule %d: %+v", i, r)
 		}
 	}

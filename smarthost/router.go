@@ -131,6 +131,7 @@ func newHost(o Options, spec Route, addr string, own *ownRules, background *sync
 			auth:        spec.Auth,
 			login:       spec.login(),
 			credentials: credentials{spec.Username, spec.Password},
+			tokens:      spec.Tokens,
 			timeouts:    o.Timeouts,
 			dial:        o.Dial,
 			loops:       selfCheck{hostname: o.Hostname, isSelf: o.IsSelf},
@@ -139,7 +140,7 @@ func newHost(o Options, spec Route, addr string, own *ownRules, background *sync
 			lookup:      found,
 		},
 		place: place{route: spec.Name, addr: addr, username: spec.Username, mode: spec.TLS, login: spec.login(),
-			general: newPatterns(spec.Recipients).general(), own: own},
+			token: spec.Tokens != nil, general: newPatterns(spec.Recipients).general(), own: own},
 		pool:  newPool(spec.MaxConnections, o.Timeouts.Idle, background),
 		log:   o.Log.With("route", spec.Name, "host", addr),
 		size:  o.Learnt[addr],
@@ -197,6 +198,19 @@ func (r *Router) Concurrency(name string) int {
 // ProbeNow ends all pauses: the next Deliver tries each host again.
 func (r *Router) ProbeNow() {
 	for h := range r.table.Load().hosts {
+		h.mu.Lock()
+		h.health.forget()
+		h.mu.Unlock()
+	}
+}
+
+// ProbeRoute ends the pauses of the named route's hosts: what kept them from being used may be over.
+func (r *Router) ProbeRoute(name string) {
+	rt := r.table.Load().byName[name]
+	if rt == nil {
+		return
+	}
+	for _, h := range rt.hosts {
 		h.mu.Lock()
 		h.health.forget()
 		h.mu.Unlock()

@@ -1,6 +1,7 @@
 package smarthost
 
 import (
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -51,15 +52,21 @@ func (e *noMechanismError) Error() string {
 	return fmt.Sprintf("it offers AUTH %s, and auth is %q", strings.Join(e.offered, " "), e.wanted)
 }
 
-// chooseMechanism returns the strongest mechanism that wanted (Route.Auth) allows and the host offers. Only that one is
-// tried: after a refusal, the next would be one more wrong password for a host that counts them.
-func chooseMechanism(wanted string, offered []string) (mechanism, error) {
-	for _, m := range mechanisms {
-		if slices.Contains(offered, m.name) && (wanted == AuthAuto || strings.EqualFold(wanted, m.name)) {
+// choose returns the strongest mechanism that the route allows, the host offers and the session can be used for. Only that
+// one is tried: after a refusal, the next would be one more wrong password for a host that counts them. A route with
+// tokens has mechanisms of its own, and never falls back on one that shows a password.
+func (e *endpoint) choose(offered []string, state *tls.ConnectionState) (mechanism, error) {
+	list := mechanisms
+	if e.tokens != nil {
+		list = tokenMechanisms
+	}
+	for _, m := range list {
+		wanted := e.auth == AuthAuto || strings.EqualFold(e.auth, m.name)
+		if wanted && slices.Contains(offered, m.name) && e.canUse(m.name, state) {
 			return m, nil
 		}
 	}
-	return mechanism{}, &noMechanismError{wanted: wanted, offered: offered}
+	return mechanism{}, &noMechanismError{wanted: e.auth, offered: offered}
 }
 
 // loginClient is LOGIN (draft-murchison-sasl-login) for hosts with prompts of every kind: the first challenge gets the

@@ -66,17 +66,19 @@ func channelBinding(state *tls.ConnectionState) (scram.ChannelBinding, error) {
 	return scram.NewTLSServerEndpointBinding(state)
 }
 
-// usable returns what the relay can use of the offered mechanisms. SCRAM-SHA-256-PLUS cannot be where the session has
+// canUse reports whether a mechanism that the host offers can be used. SCRAM-SHA-256-PLUS cannot be where the session has
 // nothing to bind to, nor any SCRAM with a password that it does not allow, unless the route wants just that.
-func (e *endpoint) usable(offered []string, state *tls.ConnectionState) []string {
-	_, unbindable := channelBinding(state)
-	var unfit error
-	if e.auth == AuthAuto {
-		_, unfit = scram.SHA256.NewClient(e.credentials.username, e.credentials.password, "")
+func (e *endpoint) canUse(mech string, state *tls.ConnectionState) bool {
+	if mech == scramSHA256Plus {
+		if _, err := channelBinding(state); err != nil {
+			return false
+		}
 	}
-	return slices.DeleteFunc(slices.Clone(offered), func(m string) bool {
-		return m == scramSHA256Plus && (unbindable != nil || unfit != nil) || m == scramSHA256 && unfit != nil
-	})
+	if e.auth != AuthAuto || mech != scramSHA256 && mech != scramSHA256Plus {
+		return true
+	}
+	_, err := scram.SHA256.NewClient(e.credentials.username, e.credentials.password, "")
+	return err == nil
 }
 
 func (s *scramClient) Start() (mech string, ir []byte, err error) {

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"slices"
 	"strings"
 	"testing"
 
@@ -147,13 +146,17 @@ func TestSession_HostThatDoesNotProveItselfGetsNoMail(t *testing.T) {
 }
 
 // With TLS 1.2 a certificate of Ed25519 leaves nothing to bind to (RFC 5929 section 4.1); the login goes without.
-func TestUsable_NothingToBindTo(t *testing.T) {
+func TestChoose_NothingToBindTo(t *testing.T) {
 	e := &endpoint{auth: AuthAuto, credentials: credentials{"me", "pw"}}
 	state := &tls.ConnectionState{Version: tls.VersionTLS12,
 		PeerCertificates: []*x509.Certificate{{SignatureAlgorithm: x509.PureEd25519}}}
-	got := e.usable([]string{"SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN"}, state)
-	if !slices.Equal(got, []string{"SCRAM-SHA-256", "PLAIN"}) {
-		t.Errorf("%q", got)
+	m, err := e.choose([]string{"SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN"}, state)
+	if err != nil || m.name != scramSHA256 {
+		t.Errorf("%q, %v", m.name, err)
+	}
+	_, err = e.choose([]string{"SCRAM-SHA-256-PLUS"}, state)
+	if none, ok := errors.AsType[*noMechanismError](err); !ok || len(none.offered) != 1 {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -1,6 +1,8 @@
 package smarthost
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -13,7 +15,9 @@ import (
 	"relayd/internal/envelope"
 )
 
-func TestChooseMechanism(t *testing.T) {
+func TestChoose(t *testing.T) {
+	bindable := &tls.ConnectionState{Version: tls.VersionTLS12,
+		PeerCertificates: []*x509.Certificate{{SignatureAlgorithm: x509.ECDSAWithSHA256, Raw: []byte("certificate")}}}
 	for _, c := range []struct {
 		wanted, offered, want string
 	}{
@@ -31,9 +35,20 @@ func TestChooseMechanism(t *testing.T) {
 		{"scram-sha-256", "SCRAM-SHA-256 SCRAM-SHA-256-PLUS PLAIN", "SCRAM-SHA-256"},
 		{"scram-sha-256", "SCRAM-SHA-256-PLUS PLAIN", ""},
 		{"auto", "NTLM", ""},
+		{"auto", "XOAUTH2 OAUTHBEARER", ""},
 		{"auto", "", ""},
+		{"auto with tokens", "PLAIN SCRAM-SHA-256-PLUS OAUTHBEARER XOAUTH2", "XOAUTH2"},
+		{"auto with tokens", "PLAIN OAUTHBEARER", "OAUTHBEARER"},
+		{"oauthbearer with tokens", "XOAUTH2 OAUTHBEARER", "OAUTHBEARER"},
+		{"xoauth2 with tokens", "PLAIN OAUTHBEARER", ""},
+		{"auto with tokens", "PLAIN LOGIN CRAM-MD5 SCRAM-SHA-256 SCRAM-SHA-256-PLUS", ""},
 	} {
-		m, err := chooseMechanism(c.wanted, strings.Fields(c.offered))
+		e := &endpoint{credentials: credentials{"me", "pw"}}
+		wanted, token := strings.CutSuffix(c.wanted, " with tokens")
+		if e.auth = wanted; token {
+			e.tokens, e.credentials.password = &tokens{}, ""
+		}
+		m, err := e.choose(strings.Fields(c.offered), bindable)
 		if m.name != c.want || (err == nil) != (c.want != "") {
 			t.Errorf("%s of %q: got %q, %v", c.wanted, c.offered, m.name, err)
 		}

@@ -32,6 +32,12 @@ var fixtures = map[string]func(now time.Time) fixture{
 	"troubled": func(now time.Time) fixture {
 		return fixture{&memoryQueue{details: mixed(now), damaged: 2}, func() []smarthost.RouteStatus { return troubled(now) }}
 	},
+	"tokens": func(now time.Time) fixture {
+		return fixture{&memoryQueue{}, func() []smarthost.RouteStatus {
+			return []smarthost.RouteStatus{{Name: "app", TLS: "starttls", Username: "me@contoso.example", Hosts: []smarthost.HostStatus{
+				{Address: "smtp.office365.com:587", State: smarthost.StateUp}}}}
+		}}
+	},
 	"large": func(now time.Time) fixture {
 		return fixture{&memoryQueue{details: large(now, 2345)}, func() []smarthost.RouteStatus { return nil }}
 	},

@@ -24,6 +24,7 @@ type initFlags struct {
 	tls, caFile  string
 	username     string
 	passwordFile string
+	clientID     string
 	networks     []string
 	postmaster   string
 	yes, noProbe bool
@@ -50,7 +51,9 @@ far as they are private, and nobody for reports that cannot be delivered.
 
 --provider takes a name that "relayctl providers" lists; any other smarthost is given with
 --server. --password-file names a file that has the password already, or "-" for standard
-input; the password itself cannot be an argument, which everybody on this machine could read.`,
+input; the password itself cannot be an argument, which everybody on this machine could read.
+A provider that takes no password is logged in to with OAuth2: --client-id is the ID of an
+application that you have registered there, and "relayctl oauth login" comes after.`,
 		Example: `  relayctl init
   relayctl init --provider gmail --username me@gmail.com
   relayctl init --server smtp.isp.example --username me@isp.example \
@@ -68,6 +71,7 @@ input; the password itself cannot be an argument, which everybody on this machin
 	flags.StringVar(&f.caFile, "ca-file", "", "PEM `file` of the authority of the server's certificate, if it is not one of the system's")
 	flags.StringVar(&f.username, "username", "", "the account's `name` at the provider")
 	flags.StringVar(&f.passwordFile, "password-file", "", "a `file` with the password in it; - reads it from standard input")
+	flags.StringVar(&f.clientID, "client-id", "", "in place of a password, the `ID` of your application at a provider that takes OAuth2 alone")
 	flags.StringArrayVar(&f.networks, "network", nil, "a `network` whose machines may relay, or none; may be repeated")
 	flags.StringVar(&f.postmaster, "postmaster", "", "the `address` that gets reports which cannot be delivered, or none")
 	flags.BoolVar(&f.yes, "yes", false, "ask nothing; take the defaults")
@@ -206,6 +210,10 @@ func (i *initRun) farewell(files *initFiles) error {
 	if i.setup.target != defaultConfig {
 		option = " --config " + i.setup.target
 	}
+	if i.setup.tokens() {
+		fmt.Fprintf(&b, "\nMail waits until somebody has logged in as %s, once: when the relay runs, say\n\"relayctl%s oauth login %s\".\n",
+			i.setup.username, option, i.setup.provider.Name)
+	}
 	fmt.Fprintf(&b, "\n\"relayctl%s check\" says what it amounts to; \"relayd%s\" runs the relay, and so does\n"+
 		"\"systemctl enable --now relayd\" where the service is installed.\n", option, option)
 	_, err := fmt.Fprint(i.out, cleanText(b.String()))
@@ -223,6 +231,7 @@ type setup struct {
 	username   string
 	password   string // to be written to a file of its own; "": passwordFile, or no login
 	passFile   string // a file that has the password already
+	clientID   string // of the application that logs in with OAuth2; the provider takes no password then
 	networks   []string
 	postmaster string
 }
@@ -252,6 +261,9 @@ func passwordFileName(name string) string {
 
 // needsLogin reports whether there is an account; a server may have none.
 func (s *setup) needsLogin() bool { return s.username != "" || s.provider.UsernameIs != "" }
+
+// tokens reports whether the login is with OAuth2.
+func (s *setup) tokens() bool { return s.provider.Password == provider.PasswordNone }
 
 // text is the configuration.
 func (s *setup) text() string {
@@ -283,7 +295,13 @@ func (s *setup) text() string {
 		p("# The authority that has signed the server's certificate.")
 		p("ca_file = %s", tomlString(s.caFile))
 	}
-	if s.needsLogin() {
+	switch {
+	case s.tokens():
+		p("# The account. It logs in with OAuth2 tokens, which a person's login gives: \"relayctl oauth login %s\".", s.provider.Name)
+		p("username = %s", tomlString(s.username))
+		p("[smarthost.oauth2]")
+		p("client_id = %s", tomlString(s.clientID))
+	case s.needsLogin():
 		p("# The account. The password is in a file of its own, which the relay must be able to read and others should not.")
 		if s.username != "" {
 			p("username = %s", tomlString(s.username))

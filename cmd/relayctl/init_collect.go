@@ -49,12 +49,9 @@ func (i *initRun) fromFlags() error {
 		case len(p.Hosts) == 0:
 			return fmt.Errorf("%s has hosts in several regions: say one of %s", f.provider, strings.Join(p.VariantNames(), ", "))
 		}
-		if err := takesPassword(p); err != nil {
-			return err
-		}
 		s.provider = p
 	}
-	s.servers, s.tls, s.username = f.servers, f.tls, f.username
+	s.servers, s.tls, s.username, s.clientID = f.servers, f.tls, f.username, f.clientID
 	if s.tls == "" && impliesTLS(f.servers) {
 		s.tls = "implicit"
 	}
@@ -80,21 +77,16 @@ func (i *initRun) missing() []string {
 	if s.username == "" && s.provider.Name != "" && s.provider.UsernameIs == "" {
 		out = append(out, "--username")
 	}
-	if (s.provider.Name != "" || s.username != "") && f.passwordFile == "" {
+	switch {
+	case s.tokens() && s.clientID == "":
+		out = append(out, "--client-id")
+	case !s.tokens() && (s.provider.Name != "" || s.username != "") && f.passwordFile == "":
 		out = append(out, "--password-file")
 	}
 	if len(f.networks) == 0 && !f.yes {
 		out = append(out, "--network")
 	}
 	return out
-}
-
-// takesPassword is the error about a provider that init cannot set up.
-func takesPassword(p provider.Provider) error {
-	if p.Password != provider.PasswordNone {
-		return nil
-	}
-	return fmt.Errorf("%s takes no password, only OAuth2, which init does not set up; see \"relayctl providers %s\"", p.Name, p.Name)
 }
 
 // where learns the provider or the server.
@@ -164,9 +156,6 @@ func (i *initRun) region(ctx context.Context, p provider.Provider) error {
 }
 
 func (i *initRun) choose(p provider.Provider) error {
-	if err := takesPassword(p); err != nil {
-		return err
-	}
 	i.setup.provider = p
 	if p.Notes != "" {
 		fmt.Fprintf(i.out, "%s\n", wrapped(p.Notes, 0))
@@ -204,6 +193,10 @@ func (i *initRun) account(ctx context.Context) error {
 func (i *initRun) secret(ctx context.Context) error {
 	s, f := &i.setup, i.flags
 	switch {
+	case s.tokens():
+		return i.application(ctx)
+	case f.clientID != "":
+		return misuse(i.cmd, "--client-id goes with a provider that takes no password; for others add [smarthost.oauth2] by hand")
 	case !s.needsLogin() && f.passwordFile != "":
 		return misuse(i.cmd, "--password-file goes with --username")
 	case !s.needsLogin():
@@ -239,6 +232,26 @@ func (i *initRun) secret(ctx context.Context) error {
 			return err
 		}
 		s.password = password
+	}
+	return nil
+}
+
+// application learns under which ID to ask for tokens in place of a password.
+func (i *initRun) application(ctx context.Context) error {
+	s := &i.setup
+	if i.flags.passwordFile != "" {
+		return misuse(i.cmd, "%s takes no password, only OAuth2: say --client-id in place of --password-file", s.provider.Name)
+	}
+	if s.clientID == "" {
+		fmt.Fprintf(i.out, "%s\n", wrapped(s.provider.Name+" takes no password, only OAuth2. Register an application there, which has an ID "+
+			"(client ID); README.md tells how.", 0))
+	}
+	for s.clientID == "" {
+		answer, err := i.ask(ctx, "Client ID of that application: ")
+		if err != nil {
+			return err
+		}
+		s.clientID = answer
 	}
 	return nil
 }

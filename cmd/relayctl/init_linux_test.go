@@ -69,8 +69,6 @@ func TestInit_ADialogueWithMistakes(t *testing.T) {
 		{`no provider is called "gmial"; did you mean gmail`, ""},
 		{"Provider, your address there", "me@isp.example"},
 		{"whose address that is is not known", ""},
-		{"Provider, your address there", "outlook"},
-		{"outlook takes no password", ""},
 		{"Provider, your address there", s.Addr()},
 		{"Account name there", "me@isp.example"},
 	} {
@@ -145,6 +143,30 @@ func TestInit_AnAddressIsEnough(t *testing.T) {
 	wantLines(t, text, `provider = "web.de"`, `username = "me"`, `password_file = "web.de.password"`, `trusted_networks = []`)
 	if strings.Contains(text, "postmaster") || strings.Contains(text, "hosts =") {
 		t.Errorf("more than was said:\n%s", text)
+	}
+}
+
+// Where no password is taken none is asked for, but the ID under which to ask for tokens.
+func TestInit_AProviderWithoutPasswords(t *testing.T) {
+	dir := t.TempDir()
+	config := filepath.Join(dir, "relayd.toml")
+	c := newConsole(t)
+	wait := c.start("--config", config, "init", "--no-probe", "--network", "none", "--postmaster", "none")
+	c.expect("Provider, your address there")
+	c.enter("me@hotmail.com")
+	c.expect("That is outlook")
+	c.expect("[me@hotmail.com]: ")
+	c.enter("")
+	c.expect("outlook takes no password, only OAuth2. Register an application there")
+	c.expect("Client ID of that application: ")
+	c.enter("1111-2222")
+	c.expect(`oauth login outlook".`)
+	if code := wait(); code != exitDone {
+		t.Errorf("exit code %d", code)
+	}
+	wantLines(t, readText(t, config), `provider = "outlook"`, `username = "me@hotmail.com"`, `[smarthost.oauth2]`, `client_id = "1111-2222"`)
+	if names := filesIn(t, dir); names != "relayd.toml" {
+		t.Errorf("files: %s", names)
 	}
 }
 

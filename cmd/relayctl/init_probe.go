@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
 
 	"relayd/internal/config"
+	"relayd/internal/wiring"
 	"relayd/smarthost"
 )
 
@@ -15,12 +17,18 @@ func probeOptions(cfg *config.Config) smarthost.Options {
 		Dial: 15 * time.Second, TLS: 20 * time.Second, Greeting: 30 * time.Second, Command: 30 * time.Second,
 	}}
 	for _, s := range cfg.Smarthosts {
-		o.Routes = append(o.Routes, smarthost.Route{
-			Name: s.Name, Hosts: s.Hosts, TLS: smarthost.Mode(s.TLS), MinTLS: s.MinTLS, RootCAs: s.RootCAs,
-			Auth: s.Auth, Username: s.Username, Password: s.Password.Reveal(), MaxConnections: s.MaxConnections,
-		})
+		o.Routes = append(o.Routes, wiring.Route(s, loginLater))
 	}
 	return o
+}
+
+// later is the source of tokens of a smarthost that nobody can have logged in to: its configuration is just being written.
+type later struct{ name string }
+
+func loginLater(s config.Smarthost) smarthost.TokenSource { return &later{s.Name} }
+
+func (l *later) Token(context.Context, string) (string, error) {
+	return "", fmt.Errorf("%w; \"relayctl oauth login %s\" comes after this", smarthost.ErrNoTokenYet, l.name)
 }
 
 // probeText says what was found, a line for each step.

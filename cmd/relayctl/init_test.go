@@ -5,6 +5,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"relayd/internal/config"
+	"relayd/internal/sandbox"
+	"relayd/smarthost"
 )
 
 func TestLanNetworks_PrivateOnesOfRealInterfaces(t *testing.T) {
@@ -79,6 +83,28 @@ func TestSetupText_QuotesWhatItSays(t *testing.T) {
 	for _, want := range wantIn {
 		if !slices.Contains(lines, want) {
 			t.Errorf("%s is missing in:\n%s", want, s.text())
+		}
+	}
+}
+
+// What is being written for OAuth2 nobody can have logged in to: all but the login is looked at, and what comes next is told.
+func TestProbe_ALoginThatComesLaterIsNotMissed(t *testing.T) {
+	s, err := sandbox.Start(sandbox.Options{VerifyToken: func(string, string) bool { return false }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	cfg := &config.Config{Hostname: "relay.example.com", Smarthosts: []config.Smarthost{{
+		Name: "outlook", Hosts: []string{s.Addr()}, TLS: "starttls", RootCAs: s.CertPool(), Auth: "auto", Username: "me@outlook.com",
+		OAuth2: &config.OAuth2{Flow: "device"}}}}
+	found, err := smarthost.Probe(t.Context(), probeOptions(cfg))
+	if err != nil || found[0].Failure != nil || s.Stats().AuthFailed != 0 {
+		t.Errorf("%v, %+v", err, found)
+	}
+	text := strings.Join(strings.Fields(probeText(found)), " ")
+	for _, want := range []string{"AUTH ok offers", "XOAUTH2", `login - nobody has logged in yet; "relayctl oauth login outlook" comes after this`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is missing in %s", want, text)
 		}
 	}
 }

@@ -62,6 +62,8 @@ func TestScripts(t *testing.T) {
 			"lacks":      cmdLacks,
 			"exits":      cmdExits,
 			"submit":     cmdSubmit,
+			"issuer":     cmdIssuer,
+			"person":     cmdPerson,
 			"smarthost":  cmdSmarthost,
 			"dns":        cmdDNS,
 		},
@@ -77,6 +79,7 @@ func cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	f := fixtures[args[0]](time.Now())
 	s := control.NewServer(control.Options{
+		OAuth: func() []control.OAuthStatus { return tokenFixture(args[0], time.Now()) },
 		Queue: f.queue, Smarthost: f.routes, Version: "v1.2.3", Started: time.Now().Add(-50*time.Hour - time.Minute),
 		Hostname: func() string { return "relay.example.lan" }, Log: slog.New(slog.DiscardHandler),
 	})

@@ -13,8 +13,8 @@ import (
 
 	"relayd/internal/config"
 	"relayd/internal/envelope"
-	"relayd/internal/rewrite"
 	"relayd/internal/sendermx"
+	"relayd/internal/wiring"
 	"relayd/smarthost"
 )
 
@@ -109,16 +109,10 @@ func (a *app) probe(ctx context.Context, reverse envelope.Path, only netip.Addr)
 
 // senderOptions are as much of the configuration as decides over senders.
 func senderOptions(c *config.Config) smarthost.Options {
-	rules := func(name string, r config.Rewrite) rewrite.Rules {
-		return rewrite.Rules{Name: name, EnvelopeFrom: envelope.Path(r.EnvelopeFrom), HeaderFrom: envelope.Path(r.HeaderFrom), Map: r.Map}
-	}
-	o := smarthost.Options{Hostname: c.Hostname}
+	o := smarthost.Options{Hostname: c.Hostname, Clients: wiring.Clients(c)}
 	for _, s := range c.Smarthosts {
 		o.Routes = append(o.Routes, smarthost.Route{Name: s.Name, Hosts: s.Hosts, Senders: s.Senders, Recipients: s.Recipients,
-			Clients: s.Clients, Rewrite: rules("", s.Rewrite)})
-	}
-	for _, cl := range c.Clients {
-		o.Clients = append(o.Clients, smarthost.ClientRules{Networks: cl.Networks, Rewrite: rules("client "+cl.Name(), cl.Rewrite)})
+			Clients: s.Clients, Rewrite: wiring.Rules(s.Rewrite)})
 	}
 	return o
 }

@@ -184,6 +184,8 @@ func describeProvider(p provider.Provider) string {
 	}
 	if p.Password != provider.PasswordNone {
 		fmt.Fprintf(&b, "    password_file = %q\n", passwordFileName(p.Name))
+	} else {
+		b.WriteString("    [smarthost.oauth2]\n    client_id     = \"...\"\n")
 	}
 	return b.String()
 }

@@ -103,7 +103,7 @@ Exit codes: 0 done, 1 failed, 2 the command line was not understood.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{err: err, help: cmd.CommandPath()}
 	})
-	root.AddCommand(a.queueCommand(), a.statusCommand(), a.checkCommand(), a.initCommand(), a.providersCommand(),
+	root.AddCommand(a.queueCommand(), a.statusCommand(), a.checkCommand(), a.initCommand(), a.providersCommand(), a.oauthCommand(),
 		a.probeCommand(), a.sandboxCommand(), a.versionCommand())
 	group(root)
 	root.SetUsageTemplate(usageTemplate)

@@ -34,7 +34,8 @@ Whatever needs somebody's attention comes first, each line beginning with "!!". 
 is lost or sent back because of a host's state; it waits.
 
 With --check the exit code is 1 when something is wrong: a login refused, TLS failing,
-no usable host left in a route, no daemon, intake stopped, or damaged messages. A host
+no usable host left in a route, an OAuth2 grant that has ended or a client secret that
+ends within 30 days, no daemon, intake stopped, or damaged messages. A host
 that is down while another of its route works is not wrong; that is what it is for.`,
 		Example: `  relayctl status
   relayctl status --check > /dev/null || echo "look at the mail relay"
@@ -80,6 +81,7 @@ func statusText(st control.Status, now time.Time) string {
 	b.WriteString(queueLine(st))
 	for _, r := range st.Routes {
 		b.WriteString("\n" + routeLine(r))
+		b.WriteString(tokenLine(st.OAuth, r.Name, now))
 		for _, h := range r.Hosts {
 			told := slices.ContainsFunc(st.Problems, func(p string) bool { return strings.HasSuffix(p, control.Why(h)) })
 			b.WriteString(hostLines(h, !told, now))

@@ -34,6 +34,7 @@ type daemon struct {
 	config atomic.Pointer[config.Config]
 	bound  atomic.Pointer[[]string] // the addresses that are listened on
 	router *smarthost.Router
+	tokens *accounts
 	sizes  *sizes
 	mx     *sendermx.Checker
 	queue  *queue.Queue
@@ -55,12 +56,15 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 	if d.sizes, err = openSizes(cfg.DataDir); err != nil {
 		d.log.Warn("what hosts take at most is learnt anew", "error", err)
 	}
+	d.tokens = newAccounts(cfg.DataDir, d.log, d.loginBack)
 	if d.router, err = smarthost.New(d.routerOptions(cfg)); err != nil {
+		d.tokens.close()
 		return nil, err
 	}
 	d.queue, err = queue.Open(queue.Options{
 		Dir: cfg.DataDir, Hostname: cfg.Hostname, Transport: d.router, Policy: queuePolicy(cfg), Log: d.log})
 	if err != nil {
+		d.tokens.close()
 		return nil, errors.Join(err, d.router.Close(context.Background()))
 	}
 	d.queue.Start()
@@ -69,6 +73,7 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 		Smarthost: d.router.Status,
 		Probe:     d.probe,
 		Paused:    d.queue.Troubles,
+		OAuth:     d.tokens.status,
 		Hostname:  func() string { return d.config.Load().Hostname },
 	})
 	if d.relay, err = relay.New(d.relayOptions(cfg)); err == nil {
@@ -79,6 +84,7 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 	if err != nil {
 		return nil, errors.Join(err, d.closeRooms())
 	}
+	d.tokens.keep(cfg)
 	d.log.Info("relayd is up", "version", buildVersion(), "config", cfg.File, "listening", d.listening(), "routes", routeNames(cfg))
 	return d, nil
 }
@@ -121,7 +127,14 @@ func routeNames(c *config.Config) string {
 
 // probe forgets the pauses of hosts that were left alone: an operator asked for a retry.
 func (d *daemon) probe() {
+	d.tokens.retry()
 	d.router.ProbeNow()
+	d.queue.Retry()
+}
+
+// loginBack tries a route again whose account has a token again.
+func (d *daemon) loginBack(route string) {
+	d.router.ProbeRoute(route)
 	d.queue.Retry()
 }
 
@@ -176,6 +189,8 @@ func (d *daemon) apply(cfg *config.Config) error {
 	}
 	d.level.Set(cfg.Log.Level)
 	d.config.Store(cfg)
+	d.tokens.keep(cfg)
+	d.tokens.retry()
 	d.router.ProbeNow()
 	d.queue.Configure(d.router, cfg.Hostname, queuePolicy(cfg))
 	return nil
@@ -206,6 +221,7 @@ func (d *daemon) closeRooms() error {
 	within(time.Second, func(ctx context.Context) error { return cutOff(d.api.Close(ctx)) })
 	within(deliveryGrace, d.queue.Close)
 	within(time.Second, func(ctx context.Context) error { return cutOff(d.router.Close(ctx)) })
+	d.tokens.close()
 	return errors.Join(errs...)
 }
 

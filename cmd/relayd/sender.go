@@ -4,26 +4,8 @@ import (
 	"context"
 	"strings"
 
-	"relayd/internal/config"
 	"relayd/internal/envelope"
-	"relayd/internal/rewrite"
-	"relayd/smarthost"
 )
-
-// rewriteRules are without a name, which tells the log where they come from.
-func rewriteRules(r config.Rewrite) rewrite.Rules {
-	return rewrite.Rules{EnvelopeFrom: envelope.Path(r.EnvelopeFrom), HeaderFrom: envelope.Path(r.HeaderFrom), Map: r.Map}
-}
-
-func clientRules(c *config.Config) []smarthost.ClientRules {
-	var out []smarthost.ClientRules
-	for _, client := range c.Clients {
-		rules := rewriteRules(client.Rewrite)
-		rules.Name = "client " + client.Name()
-		out = append(out, smarthost.ClientRules{Networks: client.Networks, Rewrite: rules})
-	}
-	return out
-}
 
 // senderCheck is what require_sender_mx asks of senders, nil when that is nothing. What counts is the address under which
 // the mail will leave: that of a device is often from a domain that exists on its LAN alone, and rewritten.

@@ -15,6 +15,7 @@ import (
 	"relayd/internal/dnstest"
 	"relayd/internal/rewrite"
 	"relayd/internal/sandbox"
+	"relayd/internal/wiring"
 )
 
 const scannerMap = "[smarthost.rewrite]\nmap = { \"scanner@*\" = \"office@example.com\" }\n"
@@ -146,7 +147,7 @@ func TestRelayd_RulesOfAGoodConfigurationCanBeUsed(t *testing.T) {
 				continue
 			}
 			taken++
-			if _, err := rewrite.Compile(rewriteRules(cfg.Smarthosts[0].Rewrite)); err != nil {
+			if _, err := rewrite.Compile(wiring.Rules(cfg.Smarthosts[0].Rewrite)); err != nil {
 				rt.Fatalf("%s\n%v", text, err)
 			}
 		}

@@ -9,12 +9,13 @@ import (
 
 	"relayd/internal/config"
 	"relayd/internal/envelope"
+	"relayd/internal/wiring"
 	"relayd/queue"
 	"relayd/relay"
 	"relayd/smarthost"
 )
 
-// This file maps the configuration onto the options of the rooms, which do not know it.
+// This file maps the configuration onto the options of the rooms, which do not know it; what relayctl maps too is in wiring.
 
 func newLogger(c config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {
 	level.Set(c.Level)
@@ -45,21 +46,12 @@ const (
 func (d *daemon) routerOptions(c *config.Config) smarthost.Options {
 	o := smarthost.Options{
 		Hostname: c.Hostname, Log: d.log, Replies: replyRules(c), IsSelf: d.isSelf,
-		Learnt: d.sizes.known(), Learn: d.sizes.learn, Clients: clientRules(c),
+		Learnt: d.sizes.known(), Learn: d.sizes.learn, Clients: wiring.Clients(c),
 		ProbeMin: min(probeMin, c.Queue.RetryMin), ProbeMax: min(probeMax, c.Queue.RetryMax),
 		AuthProbeMin: min(smarthost.DefaultAuthProbeMin, c.Queue.RetryMin), AuthProbeMax: c.Queue.RetryMax,
 	}
 	for _, s := range c.Smarthosts {
-		var pins []smarthost.Pin
-		for _, p := range s.Pins {
-			pins = append(pins, p)
-		}
-		o.Routes = append(o.Routes, smarthost.Route{
-			Name: s.Name, Hosts: s.Hosts, TLS: smarthost.Mode(s.TLS), MinTLS: s.MinTLS, RootCAs: s.RootCAs,
-			Pins: pins, TLSName: s.TLSName, Certificates: s.ClientCertificates,
-			Auth: s.Auth, Username: s.Username, Password: s.Password.Reveal(), MaxConnections: s.MaxConnections,
-			Senders: s.Senders, Recipients: s.Recipients, Clients: s.Clients, Rewrite: rewriteRules(s.Rewrite),
-		})
+		o.Routes = append(o.Routes, wiring.Route(s, func(s config.Smarthost) smarthost.TokenSource { return d.tokens.source(s) }))
 	}
 	return o
 }

@@ -70,10 +70,13 @@ type Smarthost struct {
 
 	ClientCertificates []tls.Certificate
 
-	Auth           string // "auto", "scram-sha-256", "plain", "login", "cram-md5" or "off"; "off" exactly when there is no Username
+	// Auth is "auto", "scram-sha-256", "plain", "login", "cram-md5", "xoauth2", "oauthbearer" or "off"; "off" exactly when
+	// there is no Username.
+	Auth           string
 	Username       string
 	Password       Secret
-	PasswordSource string // where Password comes from, in words for people: "password_file /etc/relayd/isp.password"
+	PasswordSource string  // where Password comes from, in words for people: "password_file /etc/relayd/isp.password"
+	OAuth2         *OAuth2 // where tokens come from that are shown in place of a password; nil for none
 	MaxConnections int
 	Senders        []string // "user@domain", "@domain" or "*", as written; empty: any sender
 	Recipients     []string // likewise

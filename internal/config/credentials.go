@@ -86,31 +86,31 @@ func (r *reader) warnWritable() {
 	}
 }
 
-// secret returns the password and where it is from. "" is no password, or none to be used; the faults say which.
-func (t *table) secret() (Secret, string) {
+// secret returns the secret that is given by key, key_file or key_env, and where it is from; word is what people call it.
+// "" is no secret, or none to be used; the faults say which.
+func (t *table) secret(key, word string) (Secret, string) {
 	var given []string
-	for _, key := range []string{"password", "password_file", "password_env"} {
+	for _, key := range []string{key, key + "_file", key + "_env"} {
 		if t.has(key) {
 			given = append(given, key)
 		}
 	}
 	if len(given) > 1 {
-		t.bad(given[1], "the password is given more than once, by "+strings.Join(given, " and "), "keep one of them")
+		t.bad(given[1], "the "+word+" is given more than once, by "+strings.Join(given, " and "), "keep one of them")
 		return "", ""
 	}
 	switch {
-	case t.has("password"):
-		return t.inlinePassword()
-	case t.has("password_file"):
-		return t.passwordFile()
-	case t.has("password_env"):
-		return t.passwordEnv()
+	case t.has(key):
+		return t.inlineSecret(key, word)
+	case t.has(key + "_file"):
+		return t.secretFile(key+"_file", word)
+	case t.has(key + "_env"):
+		return t.secretEnv(key+"_env", word)
 	}
 	return "", ""
 }
 
-func (t *table) inlinePassword() (Secret, string) {
-	const key = "password"
+func (t *table) inlineSecret(key, word string) (Secret, string) {
 	t.checkMode(key, t.file, t.doc.mode)
 	v, ok := t.value(key)
 	if !ok {
@@ -121,11 +121,10 @@ func (t *table) inlinePassword() (Secret, string) {
 		t.wrongType(key, v)
 		return "", ""
 	}
-	return t.usable(key, "it", s), "password in " + t.file
+	return t.usable(key, word, "it", s), key + " in " + t.file
 }
 
-func (t *table) passwordFile() (Secret, string) {
-	const key = "password_file"
+func (t *table) secretFile(key, word string) (Secret, string) {
 	path := t.path(key)
 	if path == "" {
 		return "", ""
@@ -136,11 +135,10 @@ func (t *table) passwordFile() (Secret, string) {
 	}
 	t.checkMode(key, path, mode)
 	data = bytes.TrimPrefix(data, []byte("\ufeff")) // Notepad's mark, which no provider takes for part of a password
-	return t.usable(key, path, strings.TrimRight(string(data), "\r\n")), "password_file " + path
+	return t.usable(key, word, path, strings.TrimRight(string(data), "\r\n")), key + " " + path
 }
 
-func (t *table) passwordEnv() (Secret, string) {
-	const key = "password_env"
+func (t *table) secretEnv(key, word string) (Secret, string) {
 	name, ok := t.text(key)
 	if !ok {
 		return "", ""
@@ -153,21 +151,21 @@ func (t *table) passwordEnv() (Secret, string) {
 	s, set := os.LookupEnv(name)
 	if !set {
 		t.bad(key, "the environment variable "+name+" is not set",
-			"set it where relayd is started, or use password_file")
+			"set it where relayd is started, or use "+strings.TrimSuffix(key, "_env")+"_file")
 		return "", ""
 	}
-	return t.usable(key, "the environment variable "+name, s), "environment variable " + name
+	return t.usable(key, word, "the environment variable "+name, s), "environment variable " + name
 }
 
-// usable returns s as a password if SASL can carry it (RFC 4616 section 2 has no NUL, and LOGIN no line ends).
-func (t *table) usable(key, where, s string) Secret {
+// usable returns s as a secret if SASL could carry it (RFC 4616 section 2 has no NUL, and LOGIN no line ends).
+func (t *table) usable(key, word, where, s string) Secret {
 	switch {
 	case s == "":
-		t.bad(key, where+" is empty", "put the password there")
+		t.bad(key, where+" is empty", "put the "+word+" there")
 	case strings.ContainsRune(s, 0):
 		t.bad(key, where+" holds a NUL", "save it as plain UTF-8 text, not UTF-16")
 	case strings.ContainsAny(s, "\r\n"):
-		t.bad(key, where+" holds more than one line", "put the password there and nothing else")
+		t.bad(key, where+" holds more than one line", "put the "+word+" there and nothing else")
 	default:
 		return Secret(s)
 	}

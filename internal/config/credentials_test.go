@@ -145,7 +145,7 @@ func TestLogin_UsernameAndPasswordGoTogetherAndAfterTLS(t *testing.T) {
 		"auth = 'login'":                                            `:3: smarthost.auth: "login" needs a username and a password`,
 		"auth = 'cram-md5'":                                         `:3: smarthost.auth: "cram-md5" needs a username and a password`,
 		"auth = 'scram-sha-256'":                                    `:3: smarthost.auth: "scram-sha-256" needs a username and a password`,
-		"auth = 'ntlm'":                                             `:3: smarthost.auth: "ntlm" is not known; write one of "auto", "scram-sha-256", "plain", "login", "cram-md5", "off"`,
+		"auth = 'ntlm'":                                             `:3: smarthost.auth: "ntlm" is not known; write one of "auto", "scram-sha-256", "plain", "login", "cram-md5", "xoauth2", "oauthbearer", "off"`,
 		"auth = 'off'\nusername = 'me'":                             `:4: smarthost.username: has no effect with auth = "off"`,
 		"auth = 'off'\npassword = 'hunter2'":                        `:4: smarthost.password: has no effect with auth = "off"`,
 		"username = 'me'\npassword = ''":                            `:4: smarthost.password: it is empty; put the password there`,

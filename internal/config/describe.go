@@ -90,6 +90,10 @@ func describeSmarthost(p func(string, ...any), n int, s Smarthost) {
 		p("     login   none")
 		return
 	}
+	if s.OAuth2 != nil {
+		describeOAuth2(p, s)
+		return
+	}
 	how := "with the best that the host offers of SCRAM-SHA-256, PLAIN, LOGIN and CRAM-MD5"
 	if s.Auth != "auto" {
 		how = "with " + strings.ToUpper(s.Auth)

@@ -68,6 +68,9 @@ func (t *table) usePreset() string {
 	if t.values["auth"] == "off" {
 		delete(t.preset, "username")
 	}
+	if _, tokens := t.values["oauth2"]; tokens {
+		delete(t.preset, "auth") // which is about passwords
+	}
 	t.warnOfLogin(p)
 	return p.Name
 }
@@ -94,6 +97,12 @@ func (t *table) warnOfLogin(p provider.Provider) {
 	case p.Username == provider.UsernameFixed && username != p.UsernameIs:
 		t.caution("username", fmt.Sprintf("%s wants %q from everybody, not %q", p.Name, p.UsernameIs, username), "delete the line")
 	}
+}
+
+// takesNoPassword reports whether a provider's accounts log in with OAuth2 alone; false for "".
+func takesNoPassword(name string) bool {
+	p, known := provider.Lookup(name)
+	return known && p.Password == provider.PasswordNone
 }
 
 func quoted(words []string) []string {

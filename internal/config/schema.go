@@ -92,7 +92,24 @@ var schema = map[string][]spec{
 		{name: "senders", kind: kindList, example: `["@example.com"]`},
 		{name: "recipients", kind: kindList, example: `["@example.com"]`},
 		{name: "clients", kind: kindList, example: `["192.168.1.20"]`},
+		{name: "oauth2", kind: kindTable},
 		{name: "rewrite", kind: kindTable},
+	},
+	"smarthost.oauth2": {
+		{name: "flow", kind: kindText, example: `"client_credentials"`},
+		{name: "tenant_id", kind: kindText, example: `"contoso.onmicrosoft.com"`},
+		{name: "client_id", kind: kindText, example: `"11111111-2222-3333-4444-555555555555"`},
+		{name: "client_secret", kind: kindText, example: `'the secret'`},
+		{name: "client_secret_file", kind: kindText, example: `"isp.secret"`},
+		{name: "client_secret_env", kind: kindText, example: `"RELAYD_SECRET"`},
+		{name: "cert_file", kind: kindText, example: `"/etc/relayd/app.pem"`},
+		{name: "key_file", kind: kindText, example: `"/etc/relayd/app.key"`},
+		{name: "service_account_file", kind: kindText, example: `"/etc/relayd/service-account.json"`},
+		{name: "token_url", kind: kindText, example: `"https://login.isp.example/token"`},
+		{name: "device_url", kind: kindText, example: `"https://login.isp.example/device"`},
+		{name: "auth_url", kind: kindText, example: `"https://login.isp.example/authorize"`},
+		{name: "scopes", kind: kindList, example: `["mail.send", "offline_access"]`},
+		{name: "secret_expires", kind: kindText, example: `"2027-12-31"`},
 	},
 	"smarthost.rewrite": {
 		{name: "envelope_from", kind: kindText, example: `"me@isp.example"`},
@@ -120,7 +137,7 @@ var schema = map[string][]spec{
 }
 
 // tableOrder is the order in which a person reads the tables.
-var tableOrder = []string{"", "log", "listener", "queue", "smarthost", "smarthost.rewrite", "client", "client.rewrite", "reply"}
+var tableOrder = []string{"", "log", "listener", "queue", "smarthost", "smarthost.oauth2", "smarthost.rewrite", "client", "client.rewrite", "reply"}
 
 // lookup returns the description of a key of a table.
 func lookup(table, key string) (spec, bool) {

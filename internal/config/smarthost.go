@@ -32,7 +32,7 @@ func readSmarthost(t *table) Smarthost {
 		Provider:       preset,
 		TLS:            t.choice("tls", "starttls", "implicit", "off"),
 		MinTLS:         t.minTLS(),
-		Auth:           t.choice("auth", "auto", "scram-sha-256", "plain", "login", "cram-md5", "off"),
+		Auth:           t.choice("auth", "auto", "scram-sha-256", "plain", "login", "cram-md5", "xoauth2", "oauthbearer", "off"),
 		MaxConnections: t.number("max_connections", 1, 1000),
 		Senders:        t.patterns("senders"),
 		Recipients:     t.patterns("recipients"),
@@ -44,8 +44,13 @@ func readSmarthost(t *table) Smarthost {
 	if t.has("username") {
 		s.Username, _ = t.text("username")
 	}
-	s.Password, s.PasswordSource = t.secret()
-	t.checkLogin(&s)
+	s.Password, s.PasswordSource = t.secret("password", "password")
+	if t.has("oauth2") {
+		s.OAuth2 = readOAuth2(t.table("oauth2"), s.Hosts)
+		t.checkTokenLogin(&s)
+	} else {
+		t.checkLogin(&s)
+	}
 	readHostTLS(t, &s)
 	return s
 }
@@ -162,6 +167,9 @@ func (t *table) checkLogin(s *Smarthost) {
 		}
 	}
 	switch {
+	case hasUser && secret == "" && s.Auth != "off" && takesNoPassword(s.Provider):
+		t.bad("username", fmt.Sprintf("%s takes no password, and there is no [smarthost.oauth2] for it", s.Provider),
+			`add that table with a client_id below the other keys of this smarthost; README.md tells how to get one`)
 	case hasUser && secret == "" && s.Auth != "off":
 		t.bad("username", "there is no password for it", `add password_file = "isp.password", a file with nothing else in it`)
 	case !hasUser && secret != "" && s.Auth != "off":
@@ -173,6 +181,9 @@ func (t *table) checkLogin(s *Smarthost) {
 			t.bad("auth", fmt.Sprintf("%q needs a username and a password", s.Auth),
 				`add username and password_file, or delete the line if the smarthost takes mail without a login`)
 		}
+	case "xoauth2", "oauthbearer":
+		t.bad("auth", fmt.Sprintf("%q logs in with OAuth2 tokens, and nothing says where they come from", s.Auth),
+			"add [smarthost.oauth2] below the other keys of this smarthost")
 	case "off":
 		for _, key := range []string{"username", secret} {
 			if key != "" && t.has(key) {

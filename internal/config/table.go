@@ -94,7 +94,7 @@ func (t *table) table(name string) *table {
 		sub.values = v
 		sub.refuseUnknown()
 	case []map[string]any:
-		t.bad(name, "is written as a list", "there is one of it: write "+header(t.full(name))+", once")
+		t.bad(name, "is written as a list", "there is one of it: write "+header(sub.name)+", once")
 	default:
 		t.wrongType(name, v)
 	}

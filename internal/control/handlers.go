@@ -70,6 +70,9 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	if s.opt.Paused != nil {
 		st.Paused = s.opt.Paused()
 	}
+	if s.opt.OAuth != nil {
+		st.OAuth = s.opt.OAuth()
+	}
 	st.Judge(time.Now())
 	s.answer(w, st)
 }

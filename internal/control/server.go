@@ -36,6 +36,8 @@ type Options struct {
 	Probe func()
 	// Paused says why the relay as a whole takes no mail or hands none on; empty while it does.
 	Paused func() []string
+	// OAuth tells of the accounts that log in with OAuth2 tokens.
+	OAuth func() []OAuthStatus
 	// Hostname is the name under which the daemon greets.
 	Hostname func() string
 	Version  string

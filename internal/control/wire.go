@@ -47,9 +47,43 @@ type Status struct {
 	Routes    []smarthost.RouteStatus `json:"routes"`
 	// Paused says why the relay as a whole takes no mail or hands none on; empty while it does.
 	Paused []string `json:"paused"`
+	// OAuth are the accounts that log in with OAuth2 tokens.
+	OAuth []OAuthStatus `json:"oauth,omitempty"`
 	// Problems are what needs somebody's attention, in words: Paused, what is wrong with the routes, damaged messages, and
 	// that no daemon is running.
 	Problems []string `json:"problems"`
+}
+
+// OAuthStatus is how an account that logs in with OAuth2 tokens is doing. It holds no token and no secret.
+type OAuthStatus struct {
+	Route    string `json:"route"`
+	Username string `json:"username"`
+	Flow     string `json:"flow"`
+	// TokenExpires is when the present access token ends, which is renewed before; zero without one.
+	TokenExpires time.Time `json:"token_expires,omitzero"`
+	// SecretExpires is when the client's secret or certificate ends; zero when that is not known.
+	SecretExpires time.Time `json:"secret_expires,omitzero"`
+	// Problem says what is wrong and what to do, and Since when it began; empty while all is well. Refused tells that a
+	// person must act; otherwise the token endpoint is away and is asked again.
+	Problem string    `json:"problem,omitempty"`
+	Refused bool      `json:"refused,omitempty"`
+	Since   time.Time `json:"since,omitzero"`
+}
+
+// SecretEndsSoon is how long before its end a client's secret is a problem.
+const SecretEndsSoon = 30 * 24 * time.Hour
+
+// SecretProblem says that the client's secret has ended or does so soon, or "".
+func (o OAuthStatus) SecretProblem(now time.Time) string {
+	const do = "; make a new one at the provider, put it into its file, and reload relayd"
+	day := o.SecretExpires.UTC().Format(time.DateOnly)
+	switch {
+	case o.SecretExpires.IsZero() || o.SecretExpires.Sub(now) > SecretEndsSoon:
+		return ""
+	case o.SecretExpires.After(now):
+		return "the client's secret or certificate ends on " + day + do
+	}
+	return "the client's secret or certificate has ended on " + day + do
 }
 
 // Judge fills in what follows from the rest of s: OldestAge, Problems, and empty lists in place of none.
@@ -68,6 +102,7 @@ func (s *Status) Judge(now time.Time) {
 		s.Problems = append(s.Problems, "relayd is not running: no mail is taken or handed on")
 	}
 	s.Problems = append(append(s.Problems, s.Paused...), routeProblems(s.Routes)...)
+	s.Problems = append(s.Problems, oauthProblems(s.OAuth, s.Problems, now)...)
 	if n := s.Queue.Quarantined; n > 0 {
 		s.Problems = append(s.Problems, fmt.Sprintf("damaged messages set aside in quarantine, which are not delivered: %d; "+
 			"the log of relayd names them", n))
@@ -76,6 +111,22 @@ func (s *Status) Judge(now time.Time) {
 		s.Problems = append(s.Problems, fmt.Sprintf("reports of failure that could not be delivered, since the start: %d; the log of "+
 			"relayd names them, and postmaster in the configuration would get them", n))
 	}
+}
+
+// oauthProblems says which accounts have no token to log in with, and which secrets end. What a host's trouble has told
+// already, as a refused login, is not told again; an endpoint that is away while a token lives concerns nobody.
+func oauthProblems(accounts []OAuthStatus, told []string, now time.Time) []string {
+	var problems []string
+	for _, a := range accounts {
+		known := slices.ContainsFunc(told, func(p string) bool { return strings.Contains(p, a.Problem) })
+		if a.Problem != "" && !known && (a.Refused || a.TokenExpires.IsZero()) {
+			problems = append(problems, fmt.Sprintf("route %q: %s", a.Route, a.Problem))
+		}
+		if words := a.SecretProblem(now); words != "" {
+			problems = append(problems, fmt.Sprintf("route %q: %s", a.Route, words))
+		}
+	}
+	return problems
 }
 
 // routeProblems says what an operator has to look at: each host whose login is refused or whose TLS fails, since

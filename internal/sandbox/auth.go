@@ -72,6 +72,7 @@ func (c *session) refuseAuth(mechanism string) string {
 	case !slices.Contains(c.mechanisms(), mechanism):
 		c.violation("%s was not offered", c.shown)
 		return "504 5.5.4 unrecognized authentication mechanism"
+	case isBearer(mechanism) && c.server.opts.VerifyToken != nil:
 	case proves(mechanism) && c.server.opts.Password == "":
 		return "504 5.5.4 the sandbox can do this mechanism only for one username and password"
 	case mechanism != "PLAIN" && mechanism != "LOGIN" && !proves(mechanism):
@@ -111,6 +112,9 @@ func (c *session) exchange(mechanism, initial string, hasInitial bool, prompt st
 	if mechanism == "LOGIN" {
 		password, err := c.ask("334 " + c.server.opts.LoginPrompts[1])
 		return credentials{first, password}, err
+	}
+	if isBearer(mechanism) {
+		return c.bearer(mechanism, first)
 	}
 	parts := strings.Split(first, "\x00")
 	if len(parts) != 3 || parts[0] != "" && parts[0] != parts[1] {
@@ -155,7 +159,16 @@ func (c *session) decode(encoded string) (string, error) {
 // judge answers credentials.
 func (c *session) judge(mechanism string, got credentials) error {
 	usual := c.say(cueAuthFailed)
-	if c.accepts(got) {
+	good := c.accepts(got)
+	if isBearer(mechanism) {
+		good = c.server.opts.VerifyToken(got.user, got.password)
+		if !good {
+			if err := c.challenge(mechanism); err != nil {
+				return err
+			}
+		}
+	}
+	if good {
 		usual = c.say(cueAuthOK)
 	}
 	_, effect, err := c.answer(StageAuth, usual, "AUTH "+mechanism+" "+got.user)

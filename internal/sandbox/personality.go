@@ -216,6 +216,9 @@ func (p personality) lines(o Options) []string {
 	if lines == nil {
 		lines = []string{"PIPELINING", "SIZE", "8BITMIME", "ENHANCEDSTATUSCODES", "SMTPUTF8", "DSN", "STARTTLS",
 			"AUTH PLAIN LOGIN"}
+		if o.VerifyToken != nil {
+			lines[len(lines)-1] += " XOAUTH2 OAUTHBEARER"
+		}
 	}
 	lines = slices.DeleteFunc(lines, func(l string) bool {
 		k := keyword(l)

@@ -26,6 +26,9 @@ type Options struct {
 	Hostname string
 	// Username and Password are the one login that it takes. Both empty: any login with a name and a password.
 	Username, Password string
+	// VerifyToken, when set, reports whether an OAuth2 access token lets a user in; XOAUTH2 and OAUTHBEARER then work, and
+	// are offered beside PLAIN and LOGIN unless Mechanisms or the personality say otherwise.
+	VerifyToken func(user, token string) bool
 	// Personality is one of Personalities; "" is the plain one.
 	Personality string
 
@@ -39,9 +42,9 @@ type Options struct {
 	OptionalAuth bool
 	// AuthInClear offers and takes AUTH also before TLS.
 	AuthInClear bool
-	// Mechanisms are the words of the AUTH line; nil is PLAIN LOGIN. Those two can succeed, and, with Username and
-	// Password, CRAM-MD5, SCRAM-SHA-256 and SCRAM-SHA-256-PLUS; any other that stands here is offered, and answered 504
-	// when it is used.
+	// Mechanisms are the words of the AUTH line; nil is PLAIN LOGIN. Those two can succeed, with Username and Password also
+	// CRAM-MD5, SCRAM-SHA-256 and SCRAM-SHA-256-PLUS, and with VerifyToken also XOAUTH2 and OAUTHBEARER; any other that
+	// stands here is offered, and answered 504 when it is used.
 	Mechanisms []string
 	// LoginPrompts are what follows "334 " in AUTH LOGIN, on the wire as they stand here; nil is the usual
 	// "VXNlcm5hbWU6" and "UGFzc3dvcmQ6" (Username: and Password:).

@@ -1,10 +1,10 @@
 //go:build peers
 
-// Package peers runs relayd between real mail programs: Postfix and Exim on both sides of it, swaks and msmtp as
-// clients. What comes out at the far end is compared with what went in, octet by octet but for the trace header.
+// Package peers runs relayd between real mail programs: Postfix and Exim on both sides of it, swaks, msmtp and nodemailer
+// as clients, and npm's smtp-server as a smarthost that takes OAuth2 tokens. What comes out at the far end is compared with what went in, octet by octet but for the trace header.
 //
 // Each test has a folder, processes and ports of its own, on loopback or in a network namespace that it makes; none
-// touches the machine's mail server. install.sh brings the programs, run.sh runs it all. It needs root, because Postfix
+// touches the machine's mail server. install.sh and install-node.sh bring the programs, run.sh runs it all. It needs root, because Postfix
 // and Exim change users. When a test fails, the logs of all that took part are shown. Whatever a test started ends with
 // it, also when the test itself is killed.
 package peers

@@ -34,6 +34,7 @@ type settings struct {
 	listener   string // further keys of [[listener]]
 	everywhere bool   // listen on all addresses, not only 127.0.0.1
 	route      string // further keys of [[smarthost]]
+	oauth2     string // keys of [smarthost.oauth2], in place of the password
 }
 
 // startRelay runs a relayd that hands on to the smarthost in s.
@@ -76,6 +77,10 @@ func (r *relay) configure(t *testing.T, s settings) {
 		ca = fmt.Sprintf("ca_file = %q", s.ca)
 	}
 	r.settings = s
+	login := `password_file = "isp.password"`
+	if s.oauth2 != "" {
+		login, s.route = "", s.route+"\n[smarthost.oauth2]\n"+s.oauth2
+	}
 	r.config = r.write(t, "relayd/relayd.toml", fmt.Sprintf(`
 hostname = %q
 data_dir = "data"
@@ -92,10 +97,10 @@ address = "%s:%s"
 [[smarthost]]
 hosts = [%q]
 username = %q
-password_file = "isp.password"
 %s
 %s
-`, relayName, s.trusted, host, r.port, s.listener, s.host, s.username, ca, s.route))
+%s
+`, relayName, s.trusted, host, r.port, s.listener, s.host, s.username, ca, login, s.route))
 	r.setPassword(t, s.password)
 }
 

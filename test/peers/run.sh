@@ -1,7 +1,8 @@
 #!/bin/sh
-# Runs relayd against real mail programs: Postfix, Exim, swaks and msmtp. As root, on Debian; see install.sh for what
-# is fetched. Words after the command go to "go test": run.sh -run Exim
+# Runs relayd against real mail programs: Postfix, Exim, swaks, msmtp, smtp-server and nodemailer. As root, on Debian
+# with node; see install.sh and install-node.sh for what is fetched. Words after the command go to "go test": run.sh -run Exim
 set -eu
 cd "$(dirname "$0")/../.."
 sh test/peers/install.sh
+sh test/peers/install-node.sh
 exec go test -tags peers -count=1 -timeout=5m -v "$@" ./test/peers/...
