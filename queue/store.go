@@ -462,6 +462,7 @@ func (s *store) checkpoint(l *layer, written chan<- struct{}) {
 	s.mu.Lock()
 	s.frozen = nil
 	s.mu.Unlock()
+	_ = s.release() // the memory is the system's to take back in any case
 }
 
 // layers calls f with the layers that there are, the newest first, until it returns true. s.mu is held.

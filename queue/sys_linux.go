@@ -23,3 +23,12 @@ func diskFree(dir string) (int64, error) {
 	}
 	return int64(st.Bavail) * st.Bsize, nil
 }
+
+// releaseMapping takes the pages of a file's mapping out of the daemon's memory. They are read again when they are needed.
+func releaseMapping(at, size uintptr) error {
+	_, _, errno := unix.Syscall(unix.SYS_MADVISE, at, size, unix.MADV_DONTNEED)
+	if errno != 0 {
+		return os.NewSyscallError("madvise", errno)
+	}
+	return nil
+}
