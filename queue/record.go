@@ -222,9 +222,9 @@ func decodeSlot(k, v []byte) (slot, error) {
 		return slot{}, errDamaged
 	}
 	return slot{
-		Due:    int64(binary.BigEndian.Uint64(k)),
-		ID:     ID(binary.BigEndian.Uint64(k[8:])),
-		Size:   int64(binary.BigEndian.Uint64(v)),
+		Due:  int64(binary.BigEndian.Uint64(k)),
+		ID:   ID(binary.BigEndian.Uint64(k[8:])),
+		Size: int64(binary.BigEndian.Uint64(v)),
 		// A million messages take the same few routes.
 		Routes: unique.Make(string(v[slotHeader:])).Value(),
 	}, nil

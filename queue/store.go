@@ -62,9 +62,9 @@ type change struct {
 	newSlot slot    // enters it when hasNew
 	hasOld  bool
 	hasNew  bool
-	remove  bool    // the record and its content go
+	remove  bool // the record and its content go
 	// again is set when the change was committed before, in a commit that failed: it may be in the store already.
-	again bool
+	again   bool
 	history *record // the line of history that stays
 	// quarantine sets the stored record aside as it is, for a person to look at.
 	quarantine string
@@ -108,7 +108,7 @@ func bucketJournal() []byte    { return []byte("journal") }
 func boltOptions() *bolt.Options {
 	return &bolt.Options{
 		// Without a timeout Open waits for ever for the lock of another process.
-		Timeout:        100 * time.Millisecond,
+		Timeout: 100 * time.Millisecond,
 		// Without the freelist in the file an open reads the head of every page, and maps them all: for a million messages a
 		// gigabyte. It costs little, since the journal makes transactions few.
 		NoFreelistSync: false,
