@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,7 +47,8 @@ type committer struct {
 	quit     chan struct{} // a recovery gives up
 	last     chan struct{} // no request comes any more
 	stopped  chan struct{}
-	broken   atomic.Bool
+	broken   atomic.Bool  // no mail is taken
+	full     atomic.Bool  // that is because the disk is full
 	gate     sync.RWMutex // held for reading while a request is handed over
 	closed   bool
 
@@ -92,7 +94,7 @@ func (c *committer) submit(r *request) {
 		}
 	}
 	if c.broken.Load() && !r.keep {
-		r.refuse()
+		r.refuse(c.unable())
 		return
 	}
 	c.gate.RLock()
@@ -104,12 +106,32 @@ func (c *committer) submit(r *request) {
 	c.requests <- r // the committer takes requests until it is closed
 }
 
+// unable returns why no mail is taken.
+func (c *committer) unable() error {
+	if c.full.Load() {
+		return errDiskFull
+	}
+	return errStore
+}
+
 // refuse answers a request of which nothing was written.
-func (r *request) refuse() {
-	r.done(errStore)
+func (r *request) refuse(why error) {
+	r.done(why)
 	if r.undone != nil {
 		r.undone()
 	}
+}
+
+// owed is store.owed; nothing while the store is away, or being opened.
+func (c *committer) owed() int64 {
+	if !c.mu.TryRLock() {
+		return 0
+	}
+	defer c.mu.RUnlock()
+	if c.store == nil {
+		return 0
+	}
+	return c.store.owed()
 }
 
 // commit submits changes and waits for them.
@@ -225,14 +247,62 @@ func (r *request) size() (n int) {
 
 func (c *committer) write(batch []*request) {
 	err := c.apply(collect(batch))
+	if errors.Is(err, errNoRoom) {
+		batch, err = c.withoutRoom(batch, err)
+	}
 	if err == nil {
 		for _, r := range batch {
 			r.done(nil)
 		}
 		return
 	}
-	c.recover(batch, err)
+	if !errors.Is(err, ErrClosed) {
+		c.recover(batch, err)
+		return
+	}
+	for _, r := range batch {
+		r.done(err)
+	}
 }
+
+// withoutRoom answers the intake of a batch for which the disk has no room, and works until what is to be kept is on
+// disk. It returns what was, or what was not and the error. The store stays open meanwhile: what is queued can be read,
+// and delivered.
+func (c *committer) withoutRoom(batch []*request, cause error) ([]*request, error) {
+	c.full.Store(true)
+	c.broken.Store(true)
+	defer c.full.Store(false)
+	defer c.broken.Store(false)
+	var kept []*request
+	for _, r := range batch {
+		if r.keep {
+			kept = append(kept, r)
+		} else {
+			r.refuse(fmt.Errorf("%w: %w", errDiskFull, cause))
+		}
+	}
+	for told := false; len(kept) > 0; {
+		err := c.apply(collect(kept))
+		if !errors.Is(err, errNoRoom) {
+			if told && err == nil {
+				c.log.Info("the disk of the queue has room again")
+			}
+			return kept, err
+		}
+		if !told {
+			c.log.Error("the disk of the queue is full; outcomes wait for room to be recorded, and no mail is taken; make room", "error", err)
+			told = true
+		}
+		more, ok := c.wait(reopenMax/10, maxUnrecorded-len(kept))
+		if kept = append(kept, more...); !ok {
+			return kept, ErrClosed
+		}
+	}
+	return nil, nil
+}
+
+// maxUnrecorded is how many outcomes may wait for room on the disk. A crash would have their messages delivered again.
+const maxUnrecorded = 256
 
 func (c *committer) apply(changes []*change) error {
 	c.mu.RLock()
@@ -275,8 +345,8 @@ func (c *committer) recover(batch []*request, cause error) {
 			break
 		}
 		c.log.Error("the queue's store is still failing", "error", err, "next_try", pause.String())
-		if more, ok := c.wait(pause); ok {
-			kept = append(kept, more...)
+		more, ok := c.wait(pause, math.MaxInt)
+		if kept = append(kept, more...); ok {
 			continue
 		}
 		for _, r := range kept {
@@ -296,24 +366,25 @@ func (c *committer) recover(batch []*request, cause error) {
 }
 
 // wait waits out a pause of the recovery. Intake that was handed over before the store failed gets its answer; what
-// is to be kept joins the rest. ok is false when the committer is being closed.
-func (c *committer) wait(pause time.Duration) (kept []*request, ok bool) {
+// is to be kept joins the rest, about limit requests at most. ok is false when the committer is being closed.
+func (c *committer) wait(pause time.Duration, limit int) (kept []*request, ok bool) {
 	after := time.After(pause)
 	for {
+		requests := c.requests
+		if len(kept) >= limit {
+			requests = nil
+		}
 		select {
 		case <-after:
 			return kept, true
-		case r := <-c.requests:
+		case r := <-requests:
 			if r.keep {
 				kept = append(kept, r)
 			} else {
-				r.refuse()
+				r.refuse(c.unable())
 			}
 		case <-c.quit:
-			for _, r := range kept {
-				r.done(ErrClosed)
-			}
-			return nil, false
+			return kept, false
 		}
 	}
 }
@@ -332,6 +403,9 @@ func (c *committer) reopen(changes []*change) error {
 		return err
 	}
 	st.failing = c.fail
+	for _, ch := range changes {
+		ch.again = true
+	}
 	if err := st.commit(changes); err != nil {
 		return errors.Join(err, st.abandon())
 	}

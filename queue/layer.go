@@ -28,7 +28,7 @@ type delta struct {
 // delta returns what c puts and removes. It must be encoded, and not be one of those that go to the database at once.
 func (c *change) delta() delta {
 	d := delta{id: c.id, envelope: c.putValue, body: c.body, history: c.historyValue, remove: c.remove,
-		intake: c.hasNew && !c.hasOld && c.putValue != nil}
+		intake: c.hasNew && !c.hasOld && c.putValue != nil && !c.again}
 	if c.hasOld && (!c.hasNew || c.oldSlot != c.newSlot) {
 		d.oldDue = c.oldSlot.key()
 	}
@@ -130,8 +130,9 @@ type layer struct {
 	bodies    map[ID]pending
 	history   map[ID]pending
 	due       map[dueKey]pending
-	size      int // octets, about
-	missing   int // frames of the journal that could not be read
+	size      int    // octets, about
+	missing   int    // frames of the journal that could not be read
+	seq       uint64 // the number of the first frame after it, once it is frozen
 }
 
 // pending is a value that the database does not have yet; nil removes the one that it has. With below, there may be one

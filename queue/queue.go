@@ -73,6 +73,7 @@ func Open(o Options) (*Queue, error) {
 		patience = 0
 	}
 	q.committer = newCommitter(o.Dir, st, o.Log, patience)
+	q.free.owed = q.committer.owed
 	q.scheduler = newScheduler(q)
 	q.Configure(o.Transport, o.Hostname, o.Policy)
 	if err := q.restore(st); err != nil {

@@ -104,8 +104,9 @@ func writeFileSync(path string, text []byte) error {
 // freeSpace answers how much room the file system of dir has. It asks once a second, since others write there too, and
 // whenever what was promised since comes near the minimum.
 type freeSpace struct {
-	dir string
-	min int64
+	dir  string
+	min  int64
+	owed func() int64 // octets that will be written without anybody asking
 
 	mu    sync.Mutex
 	known int64 // octets free, less what was promised since
@@ -129,6 +130,9 @@ func (f *freeSpace) reserve(n int64) (bool, error) {
 		free, err := diskFree(f.dir)
 		if err != nil {
 			return false, fmt.Errorf("cannot ask %s for its free space: %w", f.dir, err)
+		}
+		if f.owed != nil {
+			free -= f.owed()
 		}
 		f.known, f.asked = free, now
 	}

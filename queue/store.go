@@ -63,6 +63,8 @@ type change struct {
 	history *record // the line of history that stays
 	// quarantine sets the stored record aside as it is, for a person to look at.
 	quarantine string
+	// again is set when the change may be in the database already: an earlier commit of it said that it had failed.
+	again bool
 	// prune removes lines of history whose message was settled before it, at most pruneLimit; pruned says how many.
 	prune  time.Time
 	pruned int
@@ -151,7 +153,7 @@ func (s *store) recover(dir string) error {
 		return err
 	}
 	s.active = newLayer(left.gen + 1)
-	return s.db.Update(func(tx *bolt.Tx) error {
+	err = s.db.Update(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{bucketEnvelopes(), bucketBodies(), bucketDue(), bucketHistory(), bucketJournal(), bucketQuarantine()} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
@@ -160,8 +162,12 @@ func (s *store) recover(dir string) error {
 		if err := left.write(openBuckets(tx)); err != nil {
 			return err
 		}
-		return journalState{left.gen, s.journal.salt}.put(tx)
+		return journalState{gen: left.gen, salt: s.journal.salt}.put(tx)
 	})
+	if err != nil {
+		return err
+	}
+	return s.journal.shrink()
 }
 
 // load returns what the journal in dir holds and the database does not.
@@ -185,10 +191,10 @@ func (s *store) journalState() (st journalState, err error) {
 			return nil
 		}
 		v, err := openValue(b.Get([]byte(stateKey)))
-		if err != nil || len(v) != 16 {
+		if err != nil || len(v) != 24 {
 			return fmt.Errorf("what the database says of the journal cannot be read: %w", errDamaged)
 		}
-		st = journalState{binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])}
+		st = journalState{binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:]), binary.BigEndian.Uint64(v[16:])}
 		return nil
 	})
 	return st, err
@@ -198,6 +204,7 @@ const stateKey = "state"
 
 func (s journalState) put(tx *bolt.Tx) error {
 	v := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, s.gen), s.salt)
+	v = binary.BigEndian.AppendUint64(v, s.seq)
 	return tx.Bucket(bucketJournal()).Put([]byte(stateKey), sealValue(v))
 }
 
@@ -274,9 +281,7 @@ func (s *store) abandon() error {
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	if s.written != nil {
-		<-s.written
-	}
+	s.settle()
 	err := s.db.Close()
 	if s.journal != nil {
 		err = errors.Join(err, s.journal.close())
@@ -302,7 +307,9 @@ func (s *store) commit(changes []*change) error {
 		}
 		deltas = append(deltas, c.delta())
 	}
-	if err := s.journal.append(deltas); err != nil {
+	if err := s.journal.append(deltas); errors.Is(err, errNoRoom) {
+		return err
+	} else if err != nil {
 		return s.fail(err)
 	}
 	s.mu.Lock()
@@ -311,12 +318,10 @@ func (s *store) commit(changes []*change) error {
 	}
 	size, busy := s.active.size, s.frozen != nil
 	s.mu.Unlock()
-	switch {
-	case size >= layerMax || size >= layerSize && !busy:
+	if size >= layerMax || s.journal.at >= layerMax || size >= layerSize && !busy {
 		s.rotate()
-	case s.timer == nil:
-		s.timer = time.AfterFunc(layerAge, s.aged)
 	}
+	s.rotateLater(layerAge)
 	return nil
 }
 
@@ -327,7 +332,7 @@ func (s *store) commitDirectly(changes []*change) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	err := s.db.Update(func(tx *bolt.Tx) error {
+	err := noRoom(s.db.Update(func(tx *bolt.Tx) error {
 		b := openBuckets(tx)
 		for _, c := range changes {
 			if err := b.apply(c); err != nil {
@@ -335,11 +340,11 @@ func (s *store) commitDirectly(changes []*change) error {
 			}
 		}
 		return nil
-	})
-	if err != nil {
+	}))
+	if err != nil && !errors.Is(err, errNoRoom) {
 		return s.fail(err)
 	}
-	return nil
+	return err
 }
 
 func (s *store) failed() error {
@@ -357,33 +362,54 @@ func (s *store) fail(err error) error {
 	return s.failure
 }
 
-// aged writes the active layer to the database because of its age.
+// rotateLater has the active layer written to the database after a while. s.commits is held.
+func (s *store) rotateLater(after time.Duration) {
+	if s.timer == nil && !s.closed {
+		s.timer = time.AfterFunc(after, s.aged)
+	}
+}
+
+// aged writes the active layer to the database because of its age, or tries again what there was no room for.
 func (s *store) aged() {
 	s.commits.Lock()
 	defer s.commits.Unlock()
 	s.timer = nil
-	if !s.closed && s.failed() == nil && !s.active.empty() {
+	if !s.closed && s.failed() == nil && (!s.active.empty() || s.stuck()) {
 		s.rotate()
 	}
 }
 
-// flush returns once the database has everything. s.commits is held.
-func (s *store) flush() error {
-	if !s.active.empty() && s.failed() == nil {
-		s.rotate()
-	}
+// stuck reports whether there was no room to write the frozen layer to the database. s.commits is held.
+func (s *store) stuck() bool {
+	s.settle()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.frozen != nil
+}
+
+// settle waits for what is being written to the database.
+func (s *store) settle() {
 	if s.written != nil {
 		<-s.written
+	}
+}
+
+// flush returns once the database has everything. The error is errNoRoom when that is not possible for now. s.commits is
+// held.
+func (s *store) flush() error {
+	for s.failed() == nil && (s.stuck() || !s.active.empty()) {
+		s.rotate()
+		if s.stuck() && s.failed() == nil {
+			return fmt.Errorf("%w: the database is behind the journal", errNoRoom)
+		}
 	}
 	return s.failed()
 }
 
-// rotate freezes the active layer, and has it written to the database once the one before it is there. s.commits is
-// held.
+// rotate freezes the active layer, and has it written to the database once the one before it is there. When there was no
+// room for that one, it is tried again instead. s.commits is held.
 func (s *store) rotate() {
-	if s.written != nil {
-		<-s.written
-	}
+	stuck := s.stuck()
 	if s.failed() != nil {
 		return
 	}
@@ -391,36 +417,59 @@ func (s *store) rotate() {
 		s.timer.Stop()
 		s.timer = nil
 	}
-	if err := s.journal.rotate(); err != nil {
-		s.fail(err)
-		return
+	if !stuck {
+		seq := s.journal.seq
+		if err := s.journal.rotate(); err != nil {
+			s.fail(err)
+			return
+		}
+		s.mu.Lock()
+		s.frozen, s.active = s.active, newLayer(s.journal.gen)
+		s.frozen.seq = seq
+		s.mu.Unlock()
 	}
-	s.mu.Lock()
-	s.frozen, s.active = s.active, newLayer(s.journal.gen)
-	s.mu.Unlock()
 	s.written = make(chan struct{})
 	go s.checkpoint(s.frozen, s.written)
 }
 
-// checkpoint writes a frozen layer to the database.
+// checkpoint writes a frozen layer to the database. When there is no room for it, it stays frozen, and is tried again
+// later: the journal has it, and outcomes still fit there.
 func (s *store) checkpoint(l *layer, written chan<- struct{}) {
-	defer close(written)
-	err := s.db.Update(func(tx *bolt.Tx) error {
+	err := noRoom(s.db.Update(func(tx *bolt.Tx) error {
 		if err := l.write(openBuckets(tx)); err != nil {
 			return err
 		}
-		return journalState{l.gen, s.journal.salt}.put(tx)
-	})
-	if err != nil {
+		return journalState{gen: l.gen, salt: s.journal.salt, seq: l.seq}.put(tx)
+	}))
+	switch {
+	case err == nil:
+		s.mu.Lock()
+		s.frozen = nil
+		s.mu.Unlock()
+		close(written)
+	case errors.Is(err, errNoRoom):
+		close(written)
+		s.commits.Lock()
+		defer s.commits.Unlock()
+		s.rotateLater(roomPause)
+	default:
 		s.fail(fmt.Errorf("writing the journal to the database: %w", err))
+		close(written)
 		if s.failing != nil {
 			s.failing()
 		}
-		return
 	}
-	s.mu.Lock()
-	s.frozen = nil
-	s.mu.Unlock()
+}
+
+// roomPause is how long the store waits for room on the disk before it tries again.
+const roomPause = 2 * time.Second
+
+// owed returns how many octets the database will still take for what is in the journal alone, about.
+func (s *store) owed() (n int64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	s.layers(func(l *layer) bool { n += 2 * int64(l.size); return false })
+	return n
 }
 
 // layers calls f with the layers that there are, the newest first, until it returns true. s.mu is held.

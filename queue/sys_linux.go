@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -22,4 +23,23 @@ func diskFree(dir string) (int64, error) {
 		return 0, os.NewSyscallError("statfs", err)
 	}
 	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// preallocate gives a file room for its first size octets without changing its length.
+func preallocate(f *os.File, size int64) error {
+	return os.NewSyscallError("fallocate", unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size))
+}
+
+// lockFile takes a lock on an open database that goes with f: one for itself, or with others who only read. The error is
+// ErrLocked when a daemon, or for one for itself anybody, has it.
+func lockFile(f *os.File, alone bool) error {
+	how := unix.LOCK_SH
+	if alone {
+		how = unix.LOCK_EX
+	}
+	err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return ErrLocked
+	}
+	return os.NewSyscallError("flock", err)
 }

@@ -12,3 +12,9 @@ func fdatasync(f *os.File) error { return f.Sync() }
 
 // diskFree returns that there is room: only Linux is asked, elsewhere a full disk shows at the write.
 func diskFree(string) (int64, error) { return math.MaxInt64 / 2, nil }
+
+// preallocate does nothing: only Linux is asked.
+func preallocate(*os.File, int64) error { return nil }
+
+// lockFile does nothing: bbolt's own lock is all that there is elsewhere.
+func lockFile(*os.File, bool) error { return nil }
