@@ -25,6 +25,8 @@ type request struct {
 	// gets errStore, and what may have reached the disk is undone.
 	keep bool
 	done func(error)
+	// optional gives the request up when the disk has no room for it.
+	optional bool
 	// undone, where it is set, is called after done got errStore, once it is sure that nothing of the request is on disk.
 	undone func()
 }
@@ -122,8 +124,8 @@ func (r *request) refuse(why error) {
 	}
 }
 
-// owed is store.owed; nothing while the store is away, or being opened.
-func (c *committer) owed() int64 {
+// spare is store.spare; nothing while the store is away, or being opened.
+func (c *committer) spare() int64 {
 	if !c.mu.TryRLock() {
 		return 0
 	}
@@ -131,13 +133,19 @@ func (c *committer) owed() int64 {
 	if c.store == nil {
 		return 0
 	}
-	return c.store.owed()
+	return c.store.spare()
 }
 
 // commit submits changes and waits for them.
 func (c *committer) commit(keep bool, changes ...*change) error {
+	return c.await(&request{changes: changes, keep: keep})
+}
+
+// await submits r and waits for it.
+func (c *committer) await(r *request) error {
 	done := make(chan error, 1)
-	c.submit(&request{changes: changes, keep: keep, done: func(err error) { done <- err }})
+	r.done = func(err error) { done <- err }
+	c.submit(r)
 	return <-done
 }
 
@@ -266,14 +274,13 @@ func (c *committer) write(batch []*request) {
 }
 
 // withoutRoom answers the intake of a batch for which the disk has no room, and works until what is to be kept is on
-// disk. It returns what was, or what was not and the error. The store stays open meanwhile: what is queued can be read,
-// and delivered.
-func (c *committer) withoutRoom(batch []*request, cause error) ([]*request, error) {
+// disk. It returns what is left, and the error that is not a full disk. The store stays open meanwhile: what is queued
+// can be read, and delivered.
+func (c *committer) withoutRoom(batch []*request, cause error) (kept []*request, err error) {
 	c.full.Store(true)
 	c.broken.Store(true)
 	defer c.full.Store(false)
 	defer c.broken.Store(false)
-	var kept []*request
 	for _, r := range batch {
 		if r.keep {
 			kept = append(kept, r)
@@ -281,24 +288,40 @@ func (c *committer) withoutRoom(batch []*request, cause error) ([]*request, erro
 			r.refuse(fmt.Errorf("%w: %w", errDiskFull, cause))
 		}
 	}
-	for told := false; len(kept) > 0; {
-		err := c.apply(collect(kept))
-		if !errors.Is(err, errNoRoom) {
+	for told := false; ; {
+		if kept, err = c.commitEach(kept); err != nil || len(kept) == 0 {
 			if told && err == nil {
 				c.log.Info("the disk of the queue has room again")
 			}
 			return kept, err
 		}
 		if !told {
-			c.log.Error("the disk of the queue is full; outcomes wait for room to be recorded, and no mail is taken; make room", "error", err)
+			c.log.Error("the disk of the queue is full; outcomes wait for room to be recorded, and no mail is taken; make room", "error", cause)
 			told = true
 		}
-		more, ok := c.wait(reopenMax/10, maxUnrecorded-len(kept))
+		more, ok := c.wait(roomPause/4, maxUnrecorded-len(kept))
 		if kept = append(kept, more...); !ok {
 			return kept, ErrClosed
 		}
 	}
-	return nil, nil
+}
+
+// commitEach commits requests one by one, so that one that needs more room than there is holds up no other, and returns
+// those for which there was none. After another error it returns all that is not done.
+func (c *committer) commitEach(requests []*request) (left []*request, err error) {
+	for i, r := range requests {
+		switch err := c.apply(r.changes); {
+		case errors.Is(err, errNoRoom) && r.optional:
+			r.done(err)
+		case errors.Is(err, errNoRoom):
+			left = append(left, r)
+		case err != nil:
+			return append(left, requests[i:]...), err
+		default:
+			r.done(nil)
+		}
+	}
+	return left, nil
 }
 
 // maxUnrecorded is how many outcomes may wait for room on the disk. A crash would have their messages delivered again.

@@ -12,6 +12,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // journal is what makes a commit durable: a file that each commit is appended to as one frame, and synced once. The
@@ -28,8 +29,9 @@ type journal struct {
 	files [2]*os.File // by the lowest bit of the generation
 	gen   uint64      // that is being written
 	salt  uint64
-	seq   uint64 // of the next frame; it goes on through the generations
-	at    int64  // where the next frame goes
+	seq   uint64   // of the next frame; it goes on through the generations
+	at    int64    // where the next frame goes
+	room  [2]int64 // octets of each file that are known to have their place on the disk
 	buf   []byte
 	// unsynced leaves the flushing out, for tests in which nobody pulls the plug.
 	unsynced bool
@@ -57,9 +59,10 @@ const (
 	fileMagic   = 0x726c7966 // "rlyf"
 	// journalKeep is how large a file may stay when it is written over from its start.
 	journalKeep = 32 << 20
-	// journalReserve is how much room each file is given at once, so that outcomes can be recorded even when somebody
-	// else has filled the disk.
+	// journalReserve is how much room each file is given at the start, and journalAhead how much of it new messages leave,
+	// so that outcomes can be recorded when the disk is full.
 	journalReserve = 4 << 20
+	journalAhead   = 2 << 20
 	// frameBuffer is how large the buffer may stay.
 	frameBuffer = 1 << 20
 )
@@ -91,8 +94,9 @@ func openJournal(dir string, gen uint64) (*journal, error) {
 			return nil, errors.Join(err, j.close())
 		}
 		j.files[i] = f
-		// Where the room cannot be had, or reserved, appends find out.
-		_ = preallocate(f, journalReserve)
+		if preallocate(f, journalReserve) == nil {
+			j.room[i] = journalReserve
+		}
 	}
 	if err := syncDir(dir); err != nil {
 		return nil, errors.Join(err, j.close())
@@ -124,6 +128,11 @@ func (j *journal) append(deltas []delta) error {
 		j.buf = buf
 	}
 	f := j.files[j.gen&1]
+	if slices.ContainsFunc(deltas, func(d delta) bool { return d.intake }) {
+		if err := j.secure(f, j.at+int64(len(buf))+journalAhead); err != nil {
+			return err
+		}
+	}
 	if n, err := f.WriteAt(buf, j.at); err != nil {
 		return j.unwrite(f, n, noRoom(err))
 	}
@@ -134,6 +143,23 @@ func (j *journal) append(deltas []delta) error {
 	}
 	j.seq++
 	j.at += int64(len(buf))
+	return nil
+}
+
+// secure gives the present file room for its first size octets. Where that cannot be asked for, the writes find out.
+func (j *journal) secure(f *os.File, size int64) error {
+	room := &j.room[j.gen&1]
+	if size <= *room {
+		return nil
+	}
+	size += journalAhead // so that it is not asked for each time
+	err := preallocate(f, size)
+	if isFull(err) {
+		return fmt.Errorf("%w: %w", errNoRoom, err)
+	}
+	if err == nil {
+		*room = size
+	}
 	return nil
 }
 
@@ -193,6 +219,7 @@ func (j *journal) shrink() error {
 	if err != nil || info.Size() <= journalKeep {
 		return err
 	}
+	j.room[j.gen&1] = min(j.room[j.gen&1], journalKeep)
 	return f.Truncate(journalKeep)
 }
 

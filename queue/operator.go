@@ -313,7 +313,7 @@ func (q *Queue) Troubles() []string {
 	if q.committer.broken.Load() {
 		out = append(out, "the queue's store in "+q.dir+" has failed and no mail is taken; the log has the cause")
 	}
-	if ok, err := q.free.reserve(0); err != nil {
+	if ok, err := q.free.reserve(0, true); err != nil {
 		out = append(out, err.Error())
 	} else if !ok {
 		out = append(out, "the disk of "+q.dir+" is nearly full and no mail is taken; make room, or lower min_free")

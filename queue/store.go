@@ -25,9 +25,10 @@ import (
 // the database, in the background and in one transaction, when it has grown or aged; a start writes what a crash has
 // left in the journal. Whoever reads looks through the layers first, so that nobody else knows of all this.
 type store struct {
-	db      *bolt.DB
-	journal *journal // nil for one that is only read
-	missing int      // commits in the journal that could not be read at the start
+	db       *bolt.DB
+	journal  *journal // nil for one that is only read
+	pageSize int64    // of the database, in octets
+	missing  int      // commits in the journal that could not be read at the start
 
 	commits sync.Mutex // held by a commit, and to rotate
 	timer   *time.Timer
@@ -110,7 +111,6 @@ func boltOptions() *bolt.Options {
 		FreelistType:   bolt.FreelistMapType,
 		// A commit that must remap waits for open readers; address space is cheap.
 		InitialMmapSize: 1 << 30,
-		NoStatistics:    true,
 	}
 }
 
@@ -125,7 +125,7 @@ func openStore(dir string) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &store{db: db}
+	s := &store{db: db, pageSize: int64(db.Info().PageSize)}
 	if err = migrate(dir, format); err == nil {
 		err = s.recover(dir)
 	}
@@ -464,11 +464,14 @@ func (s *store) checkpoint(l *layer, written chan<- struct{}) {
 // roomPause is how long the store waits for room on the disk before it tries again.
 const roomPause = 2 * time.Second
 
-// owed returns how many octets the database will still take for what is in the journal alone, about.
-func (s *store) owed() (n int64) {
+// spare returns how many octets of its file the database has free, less those that it will take for what is in the
+// journal alone, about. The file never shrinks by itself.
+func (s *store) spare() int64 {
+	stats := s.db.Stats()
+	n := int64(stats.FreePageN+stats.PendingPageN) * s.pageSize
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	s.layers(func(l *layer) bool { n += 2 * int64(l.size); return false })
+	s.layers(func(l *layer) bool { n -= 2 * int64(l.size); return false })
 	return n
 }
 

@@ -81,7 +81,7 @@ const spoolStep = 1 << 20
 // reserve makes sure that large messages that arrive do not eat up what is kept free for the outcomes of others.
 func (w *Writer) reserve(n int) error {
 	for w.reserved -= int64(n); w.reserved < 0; w.reserved += spoolStep {
-		if ok, err := w.q.free.reserve(spoolStep); err != nil {
+		if ok, err := w.q.free.reserve(spoolStep, false); err != nil {
 			return err
 		} else if !ok {
 			return errDiskFull
@@ -114,7 +114,7 @@ func (w *Writer) Commit(context.Context) error {
 		return errors.New("the message has been committed or aborted already")
 	}
 	need := recordRoom + 3*int64(len(w.buf)) // inline content goes to the journal, and to a page or two of the database
-	if ok, err := w.q.free.reserve(need); err != nil {
+	if ok, err := w.q.free.reserve(need, true); err != nil {
 		return w.fail(err)
 	} else if !ok {
 		return w.fail(errDiskFull)
@@ -208,7 +208,7 @@ func (q *Queue) admit() error {
 		q.fullOnce(p, queued, bytes)
 		return errQueueFull
 	}
-	if ok, err := q.free.reserve(0); err != nil {
+	if ok, err := q.free.reserve(0, true); err != nil {
 		return err
 	} else if !ok {
 		q.fullLog.do(q.now(), func() {
