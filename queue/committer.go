@@ -158,7 +158,7 @@ func (c *committer) read(f func(*store) error) error {
 		return errStore
 	}
 	err := f(c.store)
-	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) || errors.Is(err, errDatabase) {
 		c.store.fail(err)
 		c.fail()
 		return errStore

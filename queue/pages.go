@@ -8,7 +8,8 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
-	"slices"
+	"path/filepath"
+	"time"
 )
 
 // This file reads the pages of a bbolt database without bbolt and without mapping the file into memory: bbolt trusts
@@ -47,6 +48,8 @@ type pages struct {
 	meta meta  // the newer one that is whole
 	torn bool  // the other one is not
 	seen map[uint64]bool
+	// buckets has the names of those that walk has met at the root.
+	buckets map[string]bool
 	// fault is called with what is wrong; the walk goes on behind it.
 	fault func(error)
 }
@@ -59,7 +62,7 @@ func openPages(f *os.File) (*pages, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &pages{f: f, size: info.Size(), seen: make(map[uint64]bool), fault: func(error) {}}
+	p := &pages{f: f, size: info.Size(), seen: make(map[uint64]bool), buckets: make(map[string]bool), fault: func(error) {}}
 	first, firstErr := p.readMeta(0)
 	page := int64(os.Getpagesize())
 	if firstErr == nil {
@@ -68,6 +71,7 @@ func openPages(f *os.File) (*pages, error) {
 	second, secondErr := p.readMeta(page)
 	switch {
 	case firstErr != nil && secondErr != nil:
+		p.page = page
 		return p, fmt.Errorf("%w: neither of its two meta pages can be read (%w)", errDatabase, firstErr)
 	case firstErr != nil || secondErr == nil && second.txid > first.txid:
 		p.meta = second
@@ -100,10 +104,11 @@ func (p *pages) readMeta(at int64) (m meta, err error) {
 	return m, nil
 }
 
-// checkPages returns an error that is errDatabase when bbolt must not open f. With journal, a meta page may be damaged:
+// checkPages returns an error that is errDatabase when bbolt must not open f. A format above 0 says that it has been a
+// queue. With journal, a meta page may be damaged:
 // the write of it was cut short, and what it was about is in the journal. Without one the last commit would be lost in
 // silence.
-func checkPages(f *os.File, journal bool) error {
+func checkPages(f *os.File, format int, journal bool) error {
 	p, err := openPages(f)
 	if err != nil {
 		return err
@@ -121,11 +126,71 @@ func checkPages(f *os.File, journal bool) error {
 			first = err
 		}
 	}
-	p.walk(func([][]byte, []byte, func() []byte) {})
+	p.walk(func(in [][]byte, key []byte, _ func() []byte) {
+		if want, ours := keyLengths()[string(bytes.Join(in, []byte{'/'}))]; ours && want > 0 && len(key) != want {
+			p.fault(fmt.Errorf("a key of %q has %d octets", in, len(key)))
+		}
+	})
+	for name := range keyLengths() {
+		if format > 0 && !p.buckets[name] {
+			p.fault(fmt.Errorf("there is no bucket %q", name))
+		}
+	}
 	if faults > 0 {
 		return fmt.Errorf("%w: %d faults, the first: %w", errDatabase, faults, first)
 	}
 	return nil
+}
+
+// checkDatabase looks the database at path through before bbolt opens it. The error is ErrLocked when a daemon has it.
+func checkDatabase(path string, format int) error {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot open %s: %w", path, err)
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Size() == 0 {
+		return err // bbolt makes a new one; that it was not emptied is for the marker to say
+	}
+	for try := 0; ; try++ {
+		// Somebody who only looks is gone in a moment.
+		if err = lockFile(f, false); !errors.Is(err, ErrLocked) || try == 10 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if errors.Is(err, ErrLocked) {
+		return fmt.Errorf("%w: %s is locked; stop that one, or set another data_dir", ErrLocked, path)
+	}
+	if err == nil {
+		err = checkPages(f, format, format < 2 || hasJournal(filepath.Dir(path)))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w%s", path, err, recoverRemedy)
+	}
+	return nil
+}
+
+const recoverRemedy = `; nothing was changed; "relayctl queue recover", with relayd stopped, saves what can be read into a new one`
+
+// hasJournal reports whether the store in dir was not closed in order.
+func hasJournal(dir string) bool {
+	for gen := range uint64(2) {
+		if _, err := os.Stat(filepath.Join(dir, journalName(gen))); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// keyLengths has the buckets that every queue has, and how many octets their keys have; 0 is for the due index, each line
+// of which is looked at when it is read.
+func keyLengths() map[string]int {
+	return map[string]int{string(bucketEnvelopes()): 8, string(bucketBodies()): 8, string(bucketHistory()): 8,
+		string(bucketQuarantine()): 8, string(bucketDue()): 0}
 }
 
 // walk calls visit with every key of every bucket that can be read, beside the names of the buckets that it is in, and a
@@ -286,6 +351,9 @@ func (w *walker) element(d *pageData, i int, key []byte, depth int) {
 		w.fail(d.id, "the bucket %q is cut short", key)
 		return
 	}
+	if len(w.in) == 0 {
+		w.buckets[string(key)] = true
+	}
 	w.in = append(w.in, bytes.Clone(key))
 	defer func() { w.in = w.in[:len(w.in)-1] }()
 	if root := binary.NativeEndian.Uint64(v); root != 0 {
@@ -315,7 +383,7 @@ func (p *pages) strays(visit func(key, value []byte)) {
 			visit(key, v)
 		}
 	}}
-	p.meta.end = max(p.meta.end, end)
+	p.meta.end = end
 	p.fault = func(error) {}
 	for id := uint64(2); id < end; id++ {
 		head := make([]byte, pageHeader)
@@ -328,11 +396,8 @@ func (p *pages) strays(visit func(key, value []byte)) {
 		if d := parsePage(head); d.id != id || d.flags != pageLeaf || d.count == 0 {
 			continue
 		}
-		before := len(p.seen)
-		d, err := p.load(id)
-		if err == nil && !slices.Contains(d.head[:pageHeader], 0xff) {
+		if d, err := p.load(id); err == nil {
 			w.page(&d, nil, nil, 0)
 		}
-		_ = before
 	}
 }

@@ -3,6 +3,8 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -43,6 +45,29 @@ func (s spool) keep(f *os.File) error {
 func (s spool) remove(id ID) error {
 	if err := os.Remove(s.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	return nil
+}
+
+// verify returns an error when a message's file is not as it was stored.
+func (s spool) verify(r *record) error {
+	f, err := os.Open(s.path(r.ID))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return copyContent(io.Discard, f, r)
+}
+
+// copyContent copies the content of r, and returns an error when it is not what was stored.
+func copyContent(w io.Writer, from io.Reader, r *record) error {
+	sum := crc32.New(castagnoli)
+	n, err := io.Copy(io.MultiWriter(w, sum), from)
+	switch {
+	case err != nil:
+		return err
+	case n != r.Size || sum.Sum32() != r.Sum:
+		return fmt.Errorf("its content does not match its checksum (%d octets of %d)", n, r.Size)
 	}
 	return nil
 }

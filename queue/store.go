@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -121,6 +122,9 @@ func openStore(dir string) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkDatabase(path, format); err != nil {
+		return nil, err
+	}
 	db, err := openBolt(path, boltOptions())
 	if err != nil {
 		return nil, err
@@ -185,22 +189,29 @@ func (s journalState) load(dir string) (*layer, error) {
 }
 
 func (s *store) journalState() (st journalState, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
+	err = s.view(func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucketJournal())
 		if b == nil {
 			return nil
 		}
-		v, err := openValue(b.Get([]byte(stateKey)))
-		if err != nil || len(v) != 24 {
-			return fmt.Errorf("what the database says of the journal cannot be read: %w", errDamaged)
+		var ok bool
+		if st, ok = decodeState(b.Get([]byte(stateKey))); !ok {
+			return fmt.Errorf("what the database says of the journal cannot be read: %w%s", errDamaged, recoverRemedy)
 		}
-		st = journalState{binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:]), binary.BigEndian.Uint64(v[16:])}
 		return nil
 	})
 	return st, err
 }
 
 const stateKey = "state"
+
+func decodeState(v []byte) (st journalState, ok bool) {
+	v, err := openValue(v)
+	if err != nil || len(v) != 24 {
+		return st, false
+	}
+	return journalState{gen: binary.BigEndian.Uint64(v), salt: binary.BigEndian.Uint64(v[8:]), seq: binary.BigEndian.Uint64(v[16:])}, true
+}
 
 func (s journalState) put(tx *bolt.Tx) error {
 	v := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, s.gen), s.salt)
@@ -214,7 +225,11 @@ func openStoreReadOnly(dir string) (*store, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
-	if _, err := checkFormat(dir); err != nil {
+	format, err := checkFormat(dir)
+	if err == nil {
+		err = checkDatabase(path, format)
+	}
+	if err != nil {
 		return nil, err
 	}
 	opts := boltOptions()
@@ -225,7 +240,7 @@ func openStoreReadOnly(dir string) (*store, error) {
 		return nil, err
 	}
 	s := &store{db: db}
-	err = db.View(func(tx *bolt.Tx) error {
+	err = s.view(func(tx *bolt.Tx) error {
 		if tx.Bucket(bucketQuarantine()) == nil { // the last one that a first start makes
 			return fmt.Errorf("%s was never finished; start relayd once", path)
 		}
@@ -244,10 +259,11 @@ func openStoreReadOnly(dir string) (*store, error) {
 }
 
 func openBolt(path string, opts *bolt.Options) (db *bolt.DB, err error) {
-	// bbolt panics on some damaged files; the person who started the daemon needs an error.
+	// What checkDatabase has not seen, and what the disk cannot read any more, would be a panic, or a fault of memory.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			db, err = nil, fmt.Errorf("%s is damaged: %v", path, p)
+			db, err = nil, fmt.Errorf("%s: %w: %v%s", path, errDatabase, p, recoverRemedy)
 		}
 	}()
 	db, err = bolt.Open(path, 0o600, opts)
@@ -258,6 +274,24 @@ func openBolt(path string, opts *bolt.Options) (db *bolt.DB, err error) {
 		return nil, fmt.Errorf("cannot open %s: %w", path, err)
 	}
 	return db, nil
+}
+
+// view runs f with what the database holds now. When the disk cannot be read, or the file is not what bbolt takes it for,
+// the error is errDatabase.
+func (s *store) view(f func(*bolt.Tx) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case interface{ Addr() uintptr }: // a fault of memory that is a file
+			err = fmt.Errorf("%s: %w: it cannot be read at %#x", s.db.Path(), errDatabase, p.Addr())
+		case string: // an assertion of bbolt's
+			err = fmt.Errorf("%s: %w: %s", s.db.Path(), errDatabase, p)
+		default:
+			panic(p)
+		}
+	}()
+	return s.db.View(f)
 }
 
 // close writes everything to the database and closes the store.
@@ -537,7 +571,7 @@ func (s *store) value(id ID, bucket []byte, of func(*layer) map[ID]pending) (val
 	s.mu.RUnlock()
 	if !known {
 		// What leaves a layer meanwhile is in the database by then.
-		err = s.db.View(func(tx *bolt.Tx) error {
+		err = s.view(func(tx *bolt.Tx) error {
 			if b := tx.Bucket(bucket); b != nil {
 				value = bytes.Clone(b.Get(idKey(id)))
 			}
@@ -589,7 +623,7 @@ func (s *store) slots(f func(slot)) (damaged int, err error) {
 			damaged++
 		}
 	}
-	err = s.db.View(func(tx *bolt.Tx) error {
+	err = s.view(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketDue()).ForEach(func(k, v []byte) error {
 			if len(k) != slotKey || !s.layers(func(l *layer) bool { _, over := l.due[dueKey(k)]; return over }) {
 				see(k, v)
@@ -623,7 +657,7 @@ func (s *store) page(after ID, limit int) (records []*record, last ID, err error
 			records = append(records, r)
 		}
 	}
-	err = s.db.View(func(tx *bolt.Tx) error {
+	err = s.view(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketEnvelopes()).Cursor()
 		k, v := c.Seek(idKey(after + 1))
 		for len(records) < limit && (k != nil || len(over) > 0) {
@@ -711,7 +745,7 @@ func (s *store) countOldest(c *Counts, now time.Time) error {
 
 // last returns the highest id that the database has in the queue, or 0. At a start that is all there is.
 func (s *store) last() (id ID, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
+	err = s.view(func(tx *bolt.Tx) error {
 		if k, _ := tx.Bucket(bucketEnvelopes()).Cursor().Last(); k != nil {
 			id = ID(binary.BigEndian.Uint64(k))
 		}
@@ -735,7 +769,7 @@ func (s *store) has(id ID) (bool, error) {
 	if err != nil || found {
 		return found, err
 	}
-	err = s.db.View(func(tx *bolt.Tx) error {
+	err = s.view(func(tx *bolt.Tx) error {
 		found = tx.Bucket(bucketQuarantine()).Get(idKey(id)) != nil
 		return nil
 	})
@@ -744,7 +778,7 @@ func (s *store) has(id ID) (bool, error) {
 
 // quarantined counts the records that were set aside.
 func (s *store) quarantined() (n int, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
+	err = s.view(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketQuarantine()).Cursor()
 		for k, _ := c.First(); k != nil; k, _ = c.Next() {
 			n++

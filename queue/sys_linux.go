@@ -2,7 +2,9 @@ package queue
 
 import (
 	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,4 +44,28 @@ func lockFile(f *os.File, alone bool) error {
 		return ErrLocked
 	}
 	return os.NewSyscallError("flock", err)
+}
+
+// adopt gives the files of a queue to the owner of its folder, when root has worked on it.
+func adopt(dir string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	var owner unix.Stat_t
+	if err := unix.Stat(dir, &owner); err != nil {
+		return os.NewSyscallError("stat", err)
+	}
+	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil || st.Uid == owner.Uid && st.Gid == owner.Gid {
+			return os.NewSyscallError("lstat", err)
+		}
+		return os.Lchown(path, int(owner.Uid), int(owner.Gid))
+	})
 }
