@@ -19,7 +19,7 @@ import (
 // newMessage is the intake of a message with content.
 func newMessage(t testing.TB, id ID, body []byte) *change {
 	t.Helper()
-	r := newRecord(id, testEnvelope(fmt.Sprintf("u%d@example.com", id)), envelope.Origin{}, time.Unix(int64(id), 0).UTC())
+	r := newRecord(id, testEnvelope(fmt.Sprintf("u%d@example.com", id)), envelope.Origin{}, time.Unix(int64(id%1e6), 0).UTC())
 	r.Size, r.Sum = int64(len(body)), checksum(body)
 	c := &change{id: id, put: r, body: body, newSlot: slot{ID: id, Due: int64(id), Size: r.Size, Routes: "main"}, hasNew: true}
 	if err := c.encode(); err != nil {

@@ -728,6 +728,25 @@ func (s *store) list(after ID, limit int) ([]*record, error) {
 	return all, nil
 }
 
+// eachRecord calls f with every record in the queue and in its history that can be read. It is for a store at whose start
+// everything was written to the database.
+func (s *store) eachRecord(f func(*record)) error {
+	return s.view(func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{bucketEnvelopes(), bucketHistory()} {
+			err := tx.Bucket(name).ForEach(func(k, v []byte) error {
+				if r, err := decodeRecord(ID(binary.BigEndian.Uint64(k)), v); err == nil {
+					f(r)
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // countOldest sets c.Oldest from the lowest ids in the queue: the first of them may have come while the clock was ahead.
 func (s *store) countOldest(c *Counts, now time.Time) error {
 	const look = 16
