@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // A message outside of a queue is two files: ID.eml with its content, octet by octet, and ID.json with all that the queue
@@ -281,11 +282,22 @@ func readExported(name string) (*record, error) {
 		return nil, err
 	case r == nil || id == 0 || len(r.Recipients) == 0 || len(r.Recipients) != len(r.Envelope.Recipients) || r.Size < 0:
 		return nil, errors.New("it is not what an export writes: recipients, or their states, are missing")
+	case !printable(r):
+		return nil, errors.New("its envelope has control characters")
 	case r.Gone || len(r.unsettled()) == 0:
 		return nil, errors.New("none of its recipients waits")
 	}
 	r.ID = id
 	return r, nil
+}
+
+// printable reports whether the envelope has no control characters, which would be commands of their own on the wire.
+func printable(r *record) bool {
+	words := []string{string(r.Envelope.ReversePath), r.Envelope.EnvID, r.Envelope.Ret, r.Envelope.Body}
+	for _, rcpt := range r.Envelope.Recipients {
+		words = append(words, string(rcpt.Path), rcpt.ORcpt)
+	}
+	return !slices.ContainsFunc(words, func(w string) bool { return strings.ContainsFunc(w, unicode.IsControl) })
 }
 
 // store stores a message and its content, which is as r says or an error.

@@ -303,3 +303,27 @@ func TestFullDisk_WithoutAReserve(t *testing.T) {
 		r.stop()
 	})
 }
+
+// A queue of an older format is copied before it is touched: without room for the copy it stays as it was.
+func TestFullDisk_MigrationNeedsItsCopy(t *testing.T) {
+	onSmallDisk(t, 48<<20, func(t *testing.T, small string) {
+		dir := filepath.Join(small, "queue")
+		if err := os.CopyFS(dir, os.DirFS(oldFormat(t))); err != nil {
+			t.Fatal(err)
+		}
+		before := snapshot(t, dir)
+		free := fill(t, small)
+		if _, err := openStore(dir); !isFull(err) || !strings.Contains(err.Error(), "must be copied before it is brought to format 2") {
+			t.Errorf("without room: %v", err)
+		}
+		if after := snapshot(t, dir); after != before {
+			t.Errorf("the folder was changed:\n%s\nwas\n%s", after, before)
+		}
+		free()
+		st := mustOpenStore(t, dir)
+		defer st.close()
+		if got := fmt.Sprint(holds(t, st, 1)); got != "[1]" {
+			t.Errorf("with room there are %s", got)
+		}
+	})
+}

@@ -32,20 +32,6 @@ func preallocate(f *os.File, size int64) error {
 	return os.NewSyscallError("fallocate", unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size))
 }
 
-// lockFile takes a lock on an open database that goes with f: one for itself, or with others who only read. The error is
-// ErrLocked when a daemon, or for one for itself anybody, has it.
-func lockFile(f *os.File, alone bool) error {
-	how := unix.LOCK_SH
-	if alone {
-		how = unix.LOCK_EX
-	}
-	err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return ErrLocked
-	}
-	return os.NewSyscallError("flock", err)
-}
-
 // adopt gives the files of a queue to the owner of its folder, when root has worked on it.
 func adopt(dir string) error {
 	if os.Geteuid() != 0 {

@@ -16,8 +16,5 @@ func diskFree(string) (int64, error) { return math.MaxInt64 / 2, nil }
 // preallocate does nothing: only Linux is asked.
 func preallocate(*os.File, int64) error { return nil }
 
-// lockFile does nothing: bbolt's own lock is all that there is elsewhere.
-func lockFile(*os.File, bool) error { return nil }
-
 // adopt does nothing: run the tool as the user that relayd runs as.
 func adopt(string) error { return nil }
