@@ -49,6 +49,8 @@ func onSmallDisk(t *testing.T, size int, f func(t *testing.T, dir string)) {
 		t.Skipf("a full disk needs a file system of its own (run as root):\n%s", out)
 	case failed:
 		t.Fatalf("in its own mount namespace (%v):\n%s", err, out)
+	case testing.Verbose():
+		t.Logf("%s", out)
 	}
 }
 
@@ -160,7 +162,7 @@ func (r *rig) allDelivered(to []string) {
 // With a reserve: intake ends with 452 while there is still room, what is queued is delivered, and intake goes on by
 // itself when there is room again. Small messages, and large ones that go to the spool.
 func TestFullDisk_TheReserveIsForDeliveries(t *testing.T) {
-	onSmallDisk(t, 96<<20, func(t *testing.T, dir string) {
+	onSmallDisk(t, 64<<20, func(t *testing.T, dir string) {
 		policy := testPolicy
 		policy.MinFree = 16 << 20
 		tr := newFakeTransport()
@@ -168,7 +170,7 @@ func TestFullDisk_TheReserveIsForDeliveries(t *testing.T) {
 		tr.set(hostAway)
 		r := openRig(t, dir, tr, policy)
 		r.Start()
-		accepted := r.fillQueue("small", 12_000)
+		accepted := r.fillQueue("small", 30_000)
 		// What was reckoned for the database is known once it is there: then there is room for some more.
 		r.settle(nil)
 		accepted = append(accepted, r.fillQueue("more", 300_000)...)

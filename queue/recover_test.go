@@ -293,7 +293,10 @@ func TestCompact(t *testing.T) {
 	}
 	again := openRig(t, r.dir, newFakeTransport(), testPolicy)
 	again.Start()
-	until(t, "the rest to be delivered", func() bool { return len(again.transport.delivered) >= 10 || again.Counts() == Counts{} })
+	until(t, "the rest to be delivered", func() bool {
+		c := again.Counts()
+		return c.Active+c.Deferred+c.Held == 0
+	})
 	again.stop()
 	if len(again.transport.bodies) != 10 {
 		t.Errorf("%d were delivered of 10", len(again.transport.bodies))
@@ -319,4 +322,31 @@ func TestCompact_TakesTheJournalIn(t *testing.T) {
 // hostAwayNow is a transport whose host cannot be reached.
 func hostAwayNow(context.Context, string, envelope.Message) envelope.Attempt {
 	return siteDown(time.Hour)
+}
+
+// A file that is cut while it is open, or a disk that cannot be read any more, is an error and not the end of the process.
+func TestStore_FileThatIsCutWhileItIsOpen(t *testing.T) {
+	dir := t.TempDir()
+	st := still(mustOpenStore(t, dir))
+	for id := ID(1); id <= 20; id++ {
+		mustCommit(t, st, newMessage(t, id, bytes.Repeat([]byte("x"), 5000)))
+	}
+	if err := settled(st); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, databaseName)
+	if err := os.Truncate(path, 2*4096); err != nil {
+		t.Fatal(err)
+	}
+	_, listErr := st.list(0, 0)
+	_, recordErr := st.record(7)
+	_, slotsErr := st.slots(func(slot) {})
+	for _, err := range []error{listErr, recordErr, slotsErr} {
+		if !errors.Is(err, errDatabase) || !strings.Contains(err.Error(), path) {
+			t.Errorf("reading: %v", err)
+		}
+	}
+	if err := st.abandon(); err != nil {
+		t.Error(err)
+	}
 }
