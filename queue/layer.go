@@ -130,8 +130,9 @@ type layer struct {
 	bodies    map[ID]pending
 	history   map[ID]pending
 	due       map[dueKey]pending
-	size      int // octets, about
-	missing   int // frames of the journal that could not be read
+	size      int    // octets, about
+	missing   int    // frames of the journal that could not be read
+	seq       uint64 // the number of the first frame after it, once it is frozen
 }
 
 // pending is a value that the database does not have yet; nil removes the one that it has. With below, there may be one

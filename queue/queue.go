@@ -72,6 +72,7 @@ func Open(o Options) (*Queue, error) {
 		patience = 0
 	}
 	q.committer = newCommitter(o.Dir, st, o.Log, patience)
+	q.free.spare = q.committer.spare
 	q.scheduler = newScheduler(q)
 	q.Configure(o.Transport, o.Hostname, o.Policy)
 	if err := q.restore(st); err != nil {
@@ -280,7 +281,8 @@ func (q *Queue) prune() {
 		case <-time.After(pause):
 		}
 		ch := &change{prune: q.now().Add(-q.policy.Load().History)}
-		if err := q.committer.commit(true, ch); err != nil {
+		err := q.committer.await(&request{changes: []*change{ch}, keep: true, optional: true})
+		if err != nil && !errors.Is(err, errNoRoom) {
 			return
 		}
 		pause = time.Hour

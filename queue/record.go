@@ -34,6 +34,8 @@ type record struct {
 	Smarthost  string           `json:"smarthost,omitempty"`
 	LastError  string           `json:"last_error,omitempty"`
 	Events     []Event          `json:"events,omitempty"`
+	// From is the id that the message was received under, when an import gave it another one.
+	From ID `json:"from,omitempty"`
 	// Gone is set in the line of history that stays when the message is no longer queued.
 	Gone bool `json:"gone,omitempty"`
 }

@@ -1,7 +1,10 @@
 package queue
 
 import (
+	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,4 +34,33 @@ func releaseMapping(at, size uintptr) error {
 		return os.NewSyscallError("madvise", errno)
 	}
 	return nil
+}
+
+// preallocate gives a file room for its first size octets without changing its length.
+func preallocate(f *os.File, size int64) error {
+	return os.NewSyscallError("fallocate", unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size))
+}
+
+// adopt gives the files of a queue to the owner of its folder, when root has worked on it.
+func adopt(dir string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	var owner unix.Stat_t
+	if err := unix.Stat(dir, &owner); err != nil {
+		return os.NewSyscallError("stat", err)
+	}
+	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil || st.Uid == owner.Uid && st.Gid == owner.Gid {
+			return os.NewSyscallError("lstat", err)
+		}
+		return os.Lchown(path, int(owner.Uid), int(owner.Gid))
+	})
 }

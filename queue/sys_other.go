@@ -15,3 +15,9 @@ func diskFree(string) (int64, error) { return math.MaxInt64 / 2, nil }
 
 // releaseMapping leaves it to the system to take pages back.
 func releaseMapping(_, _ uintptr) error { return nil }
+
+// preallocate does nothing: only Linux is asked.
+func preallocate(*os.File, int64) error { return nil }
+
+// adopt does nothing: run the tool as the user that relayd runs as.
+func adopt(string) error { return nil }
