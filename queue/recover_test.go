@@ -134,6 +134,9 @@ func checkRecovered(t *testing.T, dir string, ids []string, got Recovered) {
 		t.Errorf("%d messages are in the new queue, %v; it says %+v", len(list), err, got)
 	}
 	r.Start()
+	if n := r.Counts().Held; n != got.Held {
+		t.Errorf("%d are held; it says %+v", n, got)
+	}
 	if got.Held > 0 {
 		if _, err := r.ApplyAll(ActionRelease); err != nil {
 			t.Fatal(err)
