@@ -120,6 +120,11 @@ func decodeDelta(b []byte) (d delta, rest []byte, err error) {
 	value(deltaBody, &d.body)
 	value(deltaHistory, &d.history)
 	d.intake, d.remove = flags&deltaIntake != 0, flags&deltaRemove != 0
+	for _, key := range [][]byte{d.oldDue, d.newDue} {
+		if err == nil && key != nil && len(key) != slotKey {
+			err = fmt.Errorf("%w: a key of the journal is cut short", errDamaged)
+		}
+	}
 	return d, b, err
 }
 
