@@ -18,6 +18,9 @@ type work struct {
 	dsn       bool
 	duplicate bool
 	eight     eightBit
+	// transactions counts those to which a host said anything; slower is set when one asked for less mail.
+	transactions int
+	slower       bool
 }
 
 func newWork(m envelope.Message) *work {

@@ -31,8 +31,11 @@ func stricter(a, b Rate) Rate {
 }
 
 const (
-	leastFactor  = 1.0 / 64
-	recoverStep  = 0.1
+	leastFactor = 1.0 / 64
+	recoverStep = 0.1
+	// leastLearnt, messages a minute, is what is halved where no rate is set and hardly anything went: the reply was hardly
+	// about that.
+	leastLearnt  = 20
 	recoverEvery = 5 * time.Minute
 	// slowOnce is the time in which several throttling replies, to messages that were under way together, count as one.
 	slowOnce = 30 * time.Second
@@ -160,7 +163,7 @@ func (b *bucket) slow(now time.Duration) bool {
 		return false
 	}
 	if !b.limited() {
-		b.learnt = float64(max(1, b.counted[0], b.counted[1])) / 60
+		b.learnt = float64(max(leastLearnt, b.counted[0], b.counted[1])) / 60
 	}
 	b.factor = max(leastFactor, b.factor/2)
 	b.slowed, b.raised = now, now
