@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"time"
 
 	"relayd/internal/config"
 	"relayd/internal/envelope"
+	"relayd/internal/pace"
 	"relayd/queue"
 	"relayd/relay"
 	"relayd/smarthost"
@@ -45,7 +47,7 @@ const (
 func (d *daemon) routerOptions(c *config.Config) smarthost.Options {
 	o := smarthost.Options{
 		Hostname: c.Hostname, Log: d.log, Replies: replyRules(c), IsSelf: d.isSelf,
-		Learnt: d.sizes.known(), Learn: d.sizes.learn, Clients: clientRules(c),
+		Learnt: d.sizes.known(), Learn: d.sizes.learn, Clients: clientRules(c), PaceFile: filepath.Join(c.DataDir, "pace.json"),
 		ProbeMin: min(probeMin, c.Queue.RetryMin), ProbeMax: min(probeMax, c.Queue.RetryMax),
 		AuthProbeMin: min(smarthost.DefaultAuthProbeMin, c.Queue.RetryMin), AuthProbeMax: c.Queue.RetryMax,
 	}
@@ -58,7 +60,8 @@ func (d *daemon) routerOptions(c *config.Config) smarthost.Options {
 			Name: s.Name, Hosts: s.Hosts, TLS: smarthost.Mode(s.TLS), MinTLS: s.MinTLS, RootCAs: s.RootCAs,
 			Pins: pins, TLSName: s.TLSName, Certificates: s.ClientCertificates,
 			Auth: s.Auth, Username: s.Username, Password: s.Password.Reveal(), MaxConnections: s.MaxConnections,
-			Senders: s.Senders, Recipients: s.Recipients, Clients: s.Clients, Rewrite: rewriteRules(s.Rewrite),
+			Senders: s.Senders, Recipients: s.Recipients, Clients: s.Clients,
+			Rate: pace.Rate(s.Rate), DailyRecipients: s.DailyRecipients, MaxRecipients: s.MaxRecipients, MaxSize: s.MaxSize, Rewrite: rewriteRules(s.Rewrite),
 		})
 	}
 	return o
