@@ -45,11 +45,9 @@ func (f *fairLine) push(it *item) {
 // pop takes the next item; there is one. An empty flow, whose items were taken out, is forgotten when its turn comes.
 func (f *fairLine) pop() *item {
 	for {
-		from := &f.new
+		from, favour := &f.new, f.favour+1
 		if len(f.new) == 0 || len(f.old) > 0 && f.favour >= mostFavour {
-			from, f.favour = &f.old, 0
-		} else {
-			f.favour++
+			from, favour = &f.old, 0
 		}
 		fl := (*from)[0]
 		(*from)[0] = nil
@@ -65,6 +63,7 @@ func (f *fairLine) pop() *item {
 			delete(f.flows, fl.source)
 		}
 		if it != nil {
+			f.favour = favour
 			return it
 		}
 	}
