@@ -143,7 +143,7 @@ func pacedRoutes(now time.Time) []smarthost.RouteStatus {
 	routes[0].Hosts = routes[0].Hosts[:1]
 	routes[0].Hosts[0].Connections, routes[0].Hosts[0].LastReply = 0, ""
 	routes[0].Pace = &smarthost.PaceStatus{
-		Status: pace.Status{Account: "me@isp.example at smtp.isp.example:587", Rate: 30, RatePer: time.Minute, PerMinute: 14, Slowed: true,
+		Status: pace.Status{Account: "me@isp.example at smtp.isp.example:587", Rate: 30, RateSeconds: 60, PerMinute: 14, Slowed: true,
 			DailyRecipients: 500, UsedToday: 480, NextSlot: now.Add(2*time.Minute + 30*time.Second)},
 		MaxRecipients: 100, MaxSize: 25e6, Messages: 1, Recipients: 3, EmptiesAt: now.Add(3*time.Hour + 30*time.Second),
 	}

@@ -39,7 +39,7 @@ func slot(t, now time.Time) string {
 func paceLimits(p *smarthost.PaceStatus) string {
 	var words []string
 	if p.Rate > 0 {
-		words = append(words, fmt.Sprintf("%s a %s", messages(p.Rate), unitOf(p.RatePer)))
+		words = append(words, fmt.Sprintf("%s a %s", messages(p.Rate), unitOf(time.Duration(p.RateSeconds)*time.Second)))
 	}
 	if p.DailyRecipients > 0 {
 		words = append(words, fmt.Sprintf("%d of %s in 24 hours", p.UsedToday, count(p.DailyRecipients, "recipient", "recipients")))

@@ -163,20 +163,20 @@ func (t *Turn) End(transactions, recipients int, slower bool) {
 	a.bucket.put(1 - transactions)
 	a.day.remove(t.Recipients-recipients, t.end)
 	slowed := slower && a.bucket.slow(now)
-	rate := a.bucket.perSecond()
+	rate, name := a.bucket.perSecond(), a.name.String()
 	a.mu.Unlock()
 	if slowed {
 		a.book.log.Warn("the provider asks for less; mail goes at half the pace, which recovers in time",
-			"account", a.name.String(), "messages_per_minute", rate*60)
+			"account", name, "messages_per_minute", rate*60)
 	}
 }
 
 // Status is how an account is doing.
 type Status struct {
 	Account string `json:"account"`
-	// Rate is the limit in the configuration, in messages, for each RatePer; 0 for none.
-	Rate    int           `json:"rate,omitempty"`
-	RatePer time.Duration `json:"rate_per,omitempty"`
+	// Rate is the limit in the configuration, in messages, for each RateSeconds; 0 for none.
+	Rate        int `json:"rate,omitempty"`
+	RateSeconds int `json:"rate_seconds,omitempty"`
 	// PerMinute is how many messages may go in a minute now, in the long run; 0 for any number. Slowed is set while that is
 	// less than it was, since the provider asked for less.
 	PerMinute float64 `json:"per_minute,omitempty"`
@@ -196,7 +196,7 @@ func (a *Account) Status() Status {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.advance()
-	s := Status{Account: a.name.String(), Rate: a.bucket.rate.Messages, RatePer: a.bucket.rate.Per,
+	s := Status{Account: a.name.String(), Rate: a.bucket.rate.Messages, RateSeconds: int(a.bucket.rate.Per / time.Second),
 		PerMinute: a.bucket.perSecond() * 60, Slowed: a.bucket.factor < 1,
 		DailyRecipients: a.day.limit, UsedToday: a.day.used}
 	if wait := a.wait(now); wait > 0 {

@@ -68,30 +68,30 @@ func (b *Book) Configure(specs []Spec) []*Account {
 	defer b.mu.Unlock()
 	before := slices.Concat(b.accounts, b.dormant)
 	var accounts []*Account
+	var names []Name
 	var limits []Limits
 	out := make([]*Account, len(specs))
 	for i, s := range specs {
-		at := slices.IndexFunc(accounts, func(a *Account) bool { return a.name.same(s.Name) })
+		at := slices.IndexFunc(names, s.Name.same)
 		if at < 0 {
-			a := b.takeOver(&before, s.Name)
 			at = len(accounts)
-			accounts, limits = append(accounts, a), append(limits, s.Limits)
+			accounts, limits = append(accounts, b.takeOver(&before, s.Name)), append(limits, s.Limits)
+			names = append(names, Name{Username: s.Name.Username})
 		}
-		a := accounts[at]
 		for _, h := range s.Name.Hosts {
-			if !a.name.same(Name{a.name.Username, []string{h}}) {
-				a.name.Hosts = append(a.name.Hosts, h)
+			if !names[at].same(Name{names[at].Username, []string{h}}) {
+				names[at].Hosts = append(names[at].Hosts, h)
 			}
 		}
 		limits[at] = Limits{Rate: stricter(limits[at].Rate, s.Limits.Rate), Recipients: lower(limits[at].Recipients, s.Limits.Recipients)}
-		out[i] = a
+		out[i] = accounts[at]
 	}
 	for i, a := range accounts {
-		a.configure(limits[i])
+		a.configure(names[i], limits[i])
 	}
 	b.accounts, b.dormant = accounts, nil
 	for _, a := range before {
-		a.configure(Limits{})
+		a.configure(a.name, Limits{})
 		if a.Status().UsedToday > 0 {
 			b.dormant = append(b.dormant, a)
 		}
@@ -101,16 +101,12 @@ func (b *Book) Configure(specs []Spec) []*Account {
 
 // takeOver returns the account called name out of before, or a new one.
 func (b *Book) takeOver(before *[]*Account, name Name) *Account {
-	name.Hosts = slices.Clone(name.Hosts)
 	i := slices.IndexFunc(*before, func(a *Account) bool { return a.name.same(name) })
 	if i < 0 {
 		return &Account{book: b, name: name, bucket: newBucket(Rate{}, b.clock())}
 	}
 	a := (*before)[i]
 	*before = slices.Delete(*before, i, i+1)
-	a.mu.Lock()
-	a.name = name
-	a.mu.Unlock()
 	return a
 }
 
@@ -121,10 +117,12 @@ func lower(a, b int) int {
 	return a
 }
 
-// configure changes the limits. What was admitted and has not begun is admitted anew.
-func (a *Account) configure(l Limits) {
+// configure changes the name and the limits. What was admitted and has not begun is given back. Only the book writes the
+// name, so that the book may read it without the lock.
+func (a *Account) configure(name Name, l Limits) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.name = name
 	a.advance()
 	a.forgo(a.reserved)
 	a.bucket.configure(l.Rate)

@@ -1,6 +1,7 @@
 package pace
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -137,7 +138,7 @@ func (b *Book) load() error {
 		for _, share := range s.Day {
 			a.day.restore(share, off)
 		}
-		slices.SortFunc(a.day.shares, func(x, y share) int { return int(x.end - y.end) })
+		slices.SortFunc(a.day.shares, func(x, y share) int { return cmp.Compare(x.end, y.end) })
 		a.bucket.restored = &restored{level: s.Level, off: off}
 		if !st.Closed {
 			a.bucket.restored = &restored{}

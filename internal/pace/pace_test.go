@@ -351,7 +351,7 @@ func TestConfigure_SharesAnAccountAndTheStricterLimits(t *testing.T) {
 		if got[0] != got[1] || got[1] == got[2] {
 			t.Fatalf("accounts %p %p %p", got[0], got[1], got[2])
 		}
-		if s := got[0].Status(); s.Rate != 30 || s.RatePer != time.Minute || s.DailyRecipients != 50 {
+		if s := got[0].Status(); s.Rate != 30 || s.RateSeconds != 60 || s.DailyRecipients != 50 {
 			t.Errorf("the limits are %+v", s)
 		}
 		send(got[0], 1, 3)
