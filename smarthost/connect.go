@@ -39,7 +39,8 @@ type endpoint struct {
 // equal reports whether e and f reach the same host in the same way.
 func (e *endpoint) equal(f *endpoint) bool {
 	return e.hostname == f.hostname && e.addr == f.addr && e.mode == f.mode && e.auth == f.auth && e.login == f.login &&
-		e.credentials == f.credentials && e.timeouts == f.timeouts && e.maxSize == f.maxSize && slices.Equal(e.pins, f.pins) && sameTLS(e.tls, f.tls)
+		e.credentials == f.credentials && e.timeouts == f.timeouts && e.maxSize == f.maxSize && slices.Equal(e.pins, f.pins) &&
+		sameTLS(e.tls, f.tls)
 }
 
 // connect opens a session that is ready for mail: secured and logged in as the route demands. A failure is a

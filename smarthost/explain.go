@@ -18,8 +18,8 @@ type Choice struct {
 	Why   string `json:"why"`
 }
 
-// Explain returns how the route of a recipient is chosen: each route in order up to the one that takes it. When none does
-// none has Takes, and the message waits.
+// Explain returns how the route of a recipient is chosen: each route in order, up to the one that takes it. Where Takes is
+// set on none, the message waits.
 func (r *Router) Explain(o envelope.Origin, reverse, to envelope.Path) []Choice {
 	var steps []Choice
 	for _, rt := range r.table.Load().routes {

@@ -27,7 +27,9 @@ func (d *day) expire(now time.Duration) {
 		d.used -= d.shares[gone].n
 		gone++
 	}
-	d.shares = append(d.shares[:0], d.shares[gone:]...)
+	if gone > 0 {
+		d.shares = append(d.shares[:0], d.shares[gone:]...)
+	}
 }
 
 // add counts n, and returns until when the share is counted in which they are.
