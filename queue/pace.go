@@ -62,11 +62,12 @@ func (it *item) waitsForPace(now time.Duration) bool {
 // inTurn reports whether the item waits for nothing but its turn.
 func (it *item) inTurn(now time.Duration) bool { return it.state == itemReady && it.lane.isOpen(now) }
 
-// forgo gives back the leave of an attempt that did not come to deliver.
+// forgo gives back the leave of an attempt that did not come to deliver. Another route of the same account may be waiting
+// for it.
 func (q *Queue) forgo(route string) {
 	q.transport().Forgo(route)
 	q.scheduler.post(func() {
-		if l := q.scheduler.lanes[route]; l != nil {
+		for _, l := range q.scheduler.lanes {
 			l.paced = 0
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -111,19 +112,20 @@ func TestPace_AHeldLaneDoesNotSpin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr := newFakeTransport()
 		paceBy(t, tr, oneAMinute, 100)
-		asked, admit := 0, tr.admit
-		tr.admit = func(route string) (time.Time, bool) { asked++; return admit(route) }
+		var asked atomic.Int64
+		admit := tr.admit
+		tr.admit = func(route string) (time.Time, bool) { asked.Add(1); return admit(route) }
 		r := startRig(t, tr, testPolicy)
 		for range 100 {
 			r.send("a@example.com")
 		}
 		synctest.Wait()
-		before := asked
+		before := asked.Load()
 		time.Sleep(60 * time.Minute)
 		if n := tr.deliveredTo("a@example.com"); n != 61 {
 			t.Errorf("%d delivered in an hour", n)
 		}
-		if per := (asked - before) / 60; per > 3 {
+		if per := (asked.Load() - before) / 60; per > 3 {
 			t.Errorf("asked %d times a minute", per)
 		}
 	})
@@ -244,20 +246,23 @@ func TestPace_LeaveThatIsNotUsedIsGivenBack(t *testing.T) {
 		tr := newFakeTransport()
 		a := paceBy(t, tr, oneAMinute, 100)
 		admit := tr.admit
-		held := true
+		var turned atomic.Bool
 		tr.admit = func(route string) (time.Time, bool) {
-			if held {
+			if !turned.Load() {
 				return time.Now().Add(time.Minute), false
 			}
 			return admit(route)
 		}
+		tr.legs = func(env envelope.Envelope) []envelope.Leg {
+			if turned.Load() {
+				return toRoute("other")(env)
+			}
+			return toRoute("main")(env)
+		}
 		r := startRig(t, tr, testPolicy)
 		r.send("a@example.com")
 		synctest.Wait()
-		tr.legs = func(env envelope.Envelope) []envelope.Leg {
-			return []envelope.Leg{{Route: "other", Recipients: []int{0}}}
-		}
-		held = false
+		turned.Store(true)
 		time.Sleep(time.Minute + time.Second)
 		if tr.deliveredTo("a@example.com") != 1 {
 			t.Error("it waits for leave that was lost")
