@@ -69,7 +69,7 @@ func (d *day) roomFor(n, reserved int, now time.Duration) time.Duration {
 			return s.end + dayLength
 		}
 	}
-	return now + time.Second // what is reserved decides, and that is decided soon
+	return now + 10*time.Second // what is reserved decides, and that is decided soon
 }
 
 // span returns how long n recipients take from now on. What is sent today is free again after 24 hours, so that each
