@@ -24,8 +24,14 @@ func (q *Queue) startAttempt(it *item, route string) {
 	sl, c := it.slot, it.cached
 	it.handedOn = false
 	q.attempts.Go(func() {
+		begun := false
+		defer func() {
+			if !begun {
+				q.forgo(route)
+			}
+		}()
 		defer q.rescue(it, sl.ID)
-		q.attempt(it, sl, c, route)
+		q.attempt(it, sl, c, route, &begun)
 	})
 }
 
@@ -52,8 +58,9 @@ func (q *Queue) safely(what string, f func()) {
 	f()
 }
 
-// attempt makes one try to hand on the message of sl by route, and tells the scheduler what came of it.
-func (q *Queue) attempt(it *item, sl slot, c *cached, route string) {
+// attempt makes one try to hand on the message of sl by route, and tells the scheduler what came of it. It sets begun
+// when it uses up what the pace has admitted.
+func (q *Queue) attempt(it *item, sl slot, c *cached, route string, begun *bool) {
 	r, err := q.load(sl.ID, c)
 	switch {
 	case errors.Is(err, errDamaged), errors.Is(err, ErrNotFound):
@@ -82,6 +89,7 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, route string) {
 		indexes[i] = due[n]
 	}
 	content := q.content(r, c)
+	*begun = true
 	a := q.deliver(r, indexes, route, content)
 	switch {
 	case content.err != nil && !a.Decided():
@@ -89,8 +97,11 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, route string) {
 	case a.Site != nil:
 		it.handedOn = true
 		q.scheduler.post(func() { q.scheduler.finishSite(it, next, route, a.Site, a.RetryAt) })
+	case a.Left >= len(indexes):
+		it.handedOn = true
+		q.scheduler.post(func() { q.scheduler.finishPaced(it, next, route, a.RetryAt) })
 	default:
-		q.settle(it, sl, r, indexes, a, route, content)
+		q.settle(it, sl, r, indexes[:len(indexes)-max(0, a.Left)], a, route, content)
 	}
 }
 
@@ -173,6 +184,7 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		changes = append(changes, rep.change())
 	}
 	it.handedOn = true
+	rest := int32(len(v.record.unsettled()))
 	q.committer.submit(&request{changes: changes, keep: true, done: func(err error) {
 		if err != nil {
 			// Only a queue that is closing refuses: the message is on disk as it was before this attempt.
@@ -188,10 +200,14 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		q.scheduler.post(func() {
 			q.scheduler.opened(route)
 			q.scheduler.dropCache(it)
-			if waits {
-				q.scheduler.finishWait(it, main.newSlot)
-			} else {
+			it.rcpts = rest
+			switch {
+			case !waits:
 				q.scheduler.finishGone(it)
+			case a.Left > 0:
+				q.scheduler.finishRest(it, main.newSlot)
+			default:
+				q.scheduler.finishWait(it, main.newSlot)
 			}
 		})
 	}})

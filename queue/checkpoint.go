@@ -83,6 +83,7 @@ func (s *store) rotate() {
 // checkpoint writes a frozen layer to the database. When there is no room for it, it stays frozen, and is tried again
 // later: the journal has it, and outcomes still fit there.
 func (s *store) checkpoint(l *layer, written chan<- struct{}) {
+	s.keepFreelist(s.db.Stats().FreePageN <= freelistSynced)
 	err := noRoom(s.db.Update(func(tx *bolt.Tx) error {
 		if err := l.write(openBuckets(tx)); err != nil {
 			return err
@@ -108,6 +109,22 @@ func (s *store) checkpoint(l *layer, written chan<- struct{}) {
 			s.failing()
 		}
 	}
+}
+
+// freelistSynced is how many free pages the list of them may name that each checkpoint writes. It saves an open the look at
+// all pages, and costs 8 octets a page.
+const freelistSynced = 100_000
+
+// keepFreelist says whether the list of free pages is written to the file with the next transaction.
+func (s *store) keepFreelist(yes bool) { s.db.NoFreelistSync = !yes }
+
+// writeFreelist has the file name all free pages, for the next open.
+func (s *store) writeFreelist() error {
+	if !s.db.NoFreelistSync {
+		return nil
+	}
+	s.keepFreelist(true)
+	return s.db.Update(func(*bolt.Tx) error { return nil })
 }
 
 // roomPause is how long the store waits for room on the disk before it tries again.

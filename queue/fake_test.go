@@ -18,6 +18,8 @@ type fakeTransport struct {
 	deliver     func(ctx context.Context, route string, m envelope.Message) envelope.Attempt
 	legs        func(envelope.Envelope) []envelope.Leg
 	concurrency int
+	admit       func(route string) (time.Time, bool)
+	forgo       func(route string)
 	delivered   map[string][]string // recipient -> ids
 	bodies      map[string][]byte   // id -> content
 	calls       int
@@ -38,6 +40,19 @@ func (f *fakeTransport) Legs(_ envelope.Origin, env envelope.Envelope) []envelop
 		leg.Recipients = append(leg.Recipients, i)
 	}
 	return []envelope.Leg{leg}
+}
+
+func (f *fakeTransport) Admit(route string) (time.Time, bool) {
+	if f.admit != nil {
+		return f.admit(route)
+	}
+	return time.Time{}, true
+}
+
+func (f *fakeTransport) Forgo(route string) {
+	if f.forgo != nil {
+		f.forgo(route)
+	}
 }
 
 func (f *fakeTransport) Concurrency(string) int { return f.concurrency }

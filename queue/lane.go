@@ -23,7 +23,10 @@ type item struct {
 	due   time.Duration // on the scheduler's own clock, which nobody can set
 	state itemState
 	fresh bool // not tried yet, and not delayed by an outage
-	told  bool // the log says that it waits for its smarthost
+	// source is where it came from, for fresh mail, and rcpts how many of its recipients wait; 0 where that is not known.
+	source uint32
+	rcpts  int32
+	told   bool // the log says that it waits for its smarthost
 	// handedOn is set when the attempt has given the item over to what ends it. It belongs to the attempt.
 	handedOn bool
 	panics   uint8 // attempts that a fault outside of the transport ended
@@ -127,7 +130,7 @@ func (l *line) remove(it *item) {
 // waits for all of the other.
 type lane struct {
 	name     string
-	fresh    line
+	fresh    fairLine
 	backlog  line
 	turn     bool // the backlog is next
 	several  int  // items in the lines that could take another route as well
@@ -137,6 +140,10 @@ type lane struct {
 	gate    time.Duration
 	probing bool
 	reason  *envelope.Failure
+	// paced is until when the pace of the route lets nothing begin, on the scheduler's clock. held says that the log has
+	// told of it.
+	paced time.Duration
+	held  bool
 }
 
 func (l *lane) gated(now time.Duration) bool { return l.gate > now }
@@ -145,7 +152,7 @@ func (l *lane) ready() int { return l.fresh.n + l.backlog.n }
 
 // room reports whether another attempt may start.
 func (l *lane) room(now time.Duration, concurrency int) bool {
-	if l.gated(now) || l.ready() == 0 {
+	if l.gated(now) || l.ready() == 0 || l.paced > now {
 		return false
 	}
 	if l.probing {
@@ -163,7 +170,7 @@ func (l *lane) push(it *item, now time.Duration) {
 	}
 	l.enter(it)
 	if it.fresh {
-		l.fresh.pushBack(it)
+		l.fresh.push(it)
 	} else {
 		l.backlog.pushBack(it)
 	}
@@ -184,7 +191,15 @@ func (l *lane) enter(it *item) {
 
 // remove takes an item out of the line that it stands in.
 func (l *lane) remove(it *item) {
+	if it.line != &l.backlog {
+		l.fresh.n--
+	}
 	it.line.remove(it)
+	l.left(it)
+}
+
+// left counts an item that is not in the lines any more.
+func (l *lane) left(it *item) {
 	if it.slot.several() {
 		l.several--
 	}
@@ -192,23 +207,28 @@ func (l *lane) remove(it *item) {
 
 // pop takes the next item; there is one.
 func (l *lane) pop() *item {
-	from := &l.fresh
-	if from.n == 0 || (l.turn && l.backlog.n > 0) {
-		from = &l.backlog
-	}
+	backlog := l.fresh.n == 0 || l.turn && l.backlog.n > 0
 	l.turn = !l.turn
-	it := from.first
-	l.remove(it)
+	if backlog {
+		it := l.backlog.first
+		l.remove(it)
+		return it
+	}
+	it := l.fresh.pop()
+	l.left(it)
 	return it
 }
 
 // appendSeveral appends the items in the lines that could take another route as well.
 func (l *lane) appendSeveral(items []*item) []*item {
-	for _, ln := range []*line{&l.fresh, &l.backlog} {
-		for it := ln.first; it != nil; it = it.next {
-			if it.slot.several() {
-				items = append(items, it)
-			}
+	for _, it := range l.fresh.all() {
+		if it.slot.several() {
+			items = append(items, it)
+		}
+	}
+	for it := l.backlog.first; it != nil; it = it.next {
+		if it.slot.several() {
+			items = append(items, it)
 		}
 	}
 	return items
@@ -218,12 +238,12 @@ func (l *lane) appendSeveral(items []*item) []*item {
 // after the outage does not wait behind all that arrived in it.
 func (l *lane) close(gate time.Duration, why *envelope.Failure) {
 	l.gate, l.probing, l.reason = gate, true, why
-	for l.fresh.n > 0 {
-		it := l.fresh.first
-		l.fresh.remove(it)
+	for _, it := range l.fresh.all() {
+		it.line.remove(it)
 		it.fresh = false
 		l.backlog.pushBack(it)
 	}
+	l.fresh = fairLine{}
 }
 
 func (l *lane) open() { l.gate, l.probing, l.reason = 0, false, nil }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 	"pgregory.net/rapid"
 	"relayd/internal/dsn"
 	"relayd/internal/envelope"
+	"relayd/internal/pace"
 )
 
 // world is the model: the ledger of all letters, the smarthosts' weather, and the daemon's present life.
@@ -24,6 +26,8 @@ type world struct {
 	start  time.Time
 	policy Policy
 	room   int         // concurrency of each route
+	limits pace.Limits // of each route's account
+	split  int         // recipients of one transaction
 	merged atomic.Bool // b.example goes by a.example's route
 	life   *life       // changed by the test's own goroutine alone
 	lives  int
@@ -36,9 +40,25 @@ type world struct {
 	byID    map[string]*letter
 	scripts map[envelope.Path][]outcome
 	weather map[string]weather
-	turned  chan struct{} // closed when the weather changes
-	calm    bool          // every recipient is accepted now
-	faults  []string      // what other goroutines saw that must not be
+	turned  chan struct{}     // closed when the weather changes
+	sent    map[string][]sent // by route, where there is a limit for the day
+	calm    bool              // every recipient is accepted now
+	faults  []string          // what other goroutines saw that must not be
+}
+
+// sent is a recipient for whom a host took a letter.
+type sent struct{ at time.Time }
+
+// countSent enters a recipient that a host took on route, and holds it against the day's limit. w.mu is held.
+func (w *world) countSent(route string) {
+	if w.limits.Recipients == 0 || w.calm {
+		return
+	}
+	now := time.Now()
+	w.sent[route] = slices.DeleteFunc(append(w.sent[route], sent{now}), func(s sent) bool { return now.Sub(s.at) >= 24*time.Hour })
+	if n := len(w.sent[route]); n > w.limits.Recipients {
+		w.fault("%s took %d recipients in 24 hours; the limit is %d", route, n, w.limits.Recipients)
+	}
 }
 
 // letter is a message in the ledger, one of the relay's own reports included.
@@ -114,6 +134,10 @@ func newWorld(rt *rapid.T, dir string) *world {
 	w.policy.MaxMessages = rapid.SampledFrom([]int{0, 8}).Draw(rt, "most messages")
 	w.scripts["pm@lan.example"] = drawScript(rt, "the postmaster's mailbox")
 	w.room = rapid.IntRange(1, 3).Draw(rt, "concurrency")
+	w.limits = rapid.SampledFrom([]pace.Limits{{}, {Rate: pace.Rate{Messages: 1, Per: 5 * time.Minute}},
+		{Rate: pace.Rate{Messages: 20, Per: time.Hour}, Recipients: 9}, {Recipients: 3}}).Draw(rt, "pace")
+	w.split = rapid.SampledFrom([]int{100, 1, 2}).Draw(rt, "recipients of a transaction")
+	w.sent = map[string][]sent{}
 	return w
 }
 

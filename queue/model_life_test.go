@@ -16,6 +16,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"pgregory.net/rapid"
 	"relayd/internal/envelope"
+	"relayd/internal/pace"
 )
 
 // life is the daemon from a start to its stop or its death. It is the queue's transport and its log too, which are
@@ -23,6 +24,8 @@ import (
 type life struct {
 	w          *world
 	q          *Queue
+	book       *pace.Book
+	accounts   map[string]*pace.Account // by route
 	dir        string
 	left       atomic.Int64 // moments until it dies, when that is above 0
 	commits    atomic.Int64 // commits until it dies amid one, when that is above 0
@@ -47,6 +50,10 @@ func (w *world) nextLife() int {
 // lossy says that the last life may have ended with outcomes that were not recorded.
 func (w *world) startLife(dir string, lossy bool) {
 	lf := &life{w: w, dir: dir}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		w.rt.Fatal(err)
+	}
+	w.openAccounts(lf)
 	q, err := Open(Options{hasty: true, Dir: dir, Hostname: "relay.example", Transport: lf, Policy: w.policy, Log: slog.New(lf)})
 	if err != nil {
 		w.rt.Fatalf("Open: %v", err)
@@ -88,7 +95,7 @@ func (w *world) stop(rt *rapid.T, patience time.Duration) {
 	w.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if err := lf.q.Close(ctx); err != nil {
+	if err := errors.Join(lf.q.Close(ctx), lf.book.Close()); err != nil {
 		rt.Fatalf("Close: %v", err)
 	}
 	w.reportFaults(rt)
@@ -187,6 +194,9 @@ func copyFolder(to, from string, st *store) error {
 		err = copyFile(to, from, databaseName) // that of a store that has failed
 	}
 	err = errors.Join(err, copyFile(to, from, markerName), copyFile(to, from, journalName(0)), copyFile(to, from, journalName(1)))
+	if e := copyFile(to, from, "pace.json"); !errors.Is(e, fs.ErrNotExist) {
+		err = errors.Join(err, e)
+	}
 	spooled, readErr := os.ReadDir(filepath.Join(from, "spool"))
 	for _, e := range spooled {
 		// One that is removed meanwhile was needed by no record any more.

@@ -13,6 +13,7 @@ import (
 
 	"pgregory.net/rapid"
 	"relayd/internal/envelope"
+	"relayd/internal/pace"
 )
 
 // The promise as a property: whatever clients, smarthosts, operators, the clock, stops and crashes do, in whatever
@@ -133,7 +134,7 @@ func (w *world) reroute(*rapid.T) {
 	w.life.q.Configure(w.life, "relay.example", w.policy)
 }
 
-var actions = []Action{ActionRetry, ActionHold, ActionRelease, ActionDelete}
+var actions = []Action{ActionRetry, ActionHold, ActionRelease, ActionDelete, ActionReroute}
 
 // operate does an action to some letters, now and then with an id among them that is not in the queue.
 func (w *world) operate(rt *rapid.T) {
@@ -269,6 +270,8 @@ func (w *world) finish(rt *rapid.T) {
 	w.mu.Lock()
 	w.calm = true
 	w.mu.Unlock()
+	w.life.pacedBy(pace.Limits{}) // and nobody counts any more
+	w.life.q.Retry()
 	for _, r := range routes {
 		w.turnTo(r, fair)
 	}

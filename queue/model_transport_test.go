@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"path/filepath"
 	"time"
 
 	"relayd/internal/envelope"
+	"relayd/internal/pace"
 )
 
 // outcome is what a mailbox answers.
@@ -94,11 +96,76 @@ func merge(env envelope.Envelope) envelope.Envelope {
 
 func (lf *life) Concurrency(string) int { return lf.w.room }
 
+// Admit asks the account of the route. Once the world ends well there is no limit.
+func (lf *life) Admit(route string) (time.Time, bool) { return lf.accounts[route].Admit() }
+
+func (lf *life) Forgo(route string) { lf.accounts[route].Forgo() }
+
+// paced is Deliver by the pace of the route and its limit of recipients.
+func (lf *life) paced(route string, m envelope.Message, deliver func(envelope.Message) envelope.Attempt) envelope.Attempt {
+	all := m.Envelope.Recipients
+	turn, at := lf.accounts[route].Begin(min(len(all), lf.w.split))
+	if turn == nil {
+		return envelope.Attempt{Left: len(all), RetryAt: at}
+	}
+	m.Envelope.Recipients = all[:turn.Recipients]
+	transactions, taken := 1, turn.Recipients
+	decided := false
+	defer func() {
+		turn.End(transactions, taken, false)
+		if !decided { // it panics, which the queue takes for an attempt of all
+			lf.w.tryAll(m.ID, all[turn.Recipients:])
+		}
+	}()
+	a := deliver(m)
+	decided = true
+	if a.Site != nil {
+		transactions, taken = 0, 0
+		return a
+	}
+	a.Left = len(all) - turn.Recipients
+	return a
+}
+
+// tryAll counts an attempt of recipients that were not asked.
+func (w *world) tryAll(id string, recipients []envelope.Recipient) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, rc := range recipients {
+		w.byID[id].addressee(rc.Path).tries++
+	}
+}
+
+// openAccounts opens the routes' accounts on what earlier lives have written.
+func (w *world) openAccounts(lf *life) {
+	b, err := pace.Open(pace.Options{Path: filepath.Join(lf.dir, "pace.json"),
+		Boot: func() (string, time.Duration) { return "boot", time.Since(w.start) }})
+	if err != nil {
+		w.rt.Fatalf("the pace: %v", err)
+	}
+	lf.book, lf.accounts = b, map[string]*pace.Account{}
+	lf.pacedBy(w.limits)
+}
+
+func (lf *life) pacedBy(l pace.Limits) {
+	var specs []pace.Spec
+	for _, route := range routes {
+		specs = append(specs, pace.Spec{Name: pace.Name{Hosts: []string{route}}, Limits: l})
+	}
+	for i, a := range lf.book.Configure(specs) {
+		lf.accounts[routes[i]] = a
+	}
+}
+
 // siteTrouble is an attempt that found no host.
 func siteTrouble() envelope.Attempt { return siteDown(7 * time.Minute) }
 
 // Deliver is the smarthosts. It holds each attempt against the ledger, and enters what came of it.
 func (lf *life) Deliver(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+	return lf.paced(route, m, func(m envelope.Message) envelope.Attempt { return lf.deliver(ctx, route, m) })
+}
+
+func (lf *life) deliver(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
 	lf.moment()
 	body, err := read(m)
 	w := lf.w
@@ -192,6 +259,9 @@ func (lf *life) attempt(ctx context.Context, route string, l *letter, m envelope
 	w.logf("%s: %s on %s: %v", l.name, what, route, replies(a))
 	for i, rc := range m.Envelope.Recipients {
 		lf.enter(l, l.addressee(rc.Path), a.Results[i], a.DSNOffered)
+		if a.Results[i].Failure == nil {
+			w.countSent(route)
+		}
 	}
 	switch what {
 	case panics:

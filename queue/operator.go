@@ -183,6 +183,9 @@ func (q *Queue) operateOne(it *item, actions []Action) (op operation, err error)
 			continue
 		}
 		what := act(r, a, now)
+		if a == ActionReroute {
+			what = q.reroute(r, it.slot, now)
+		}
 		if what == "" {
 			continue
 		}
@@ -239,10 +242,15 @@ func act(r *record, a Action, now time.Time) string {
 
 func dueNow(r *record, now time.Time) {
 	for i := range r.Recipients {
-		if s := &r.Recipients[i]; s.Status == StatusWaiting && s.Next.After(now) {
-			s.Waited -= min(s.Waited, s.Next.Sub(now))
-			s.Next = now
-		}
+		r.dueNow(i, now)
+	}
+}
+
+// dueNow ends the pause of recipient i, if it is in one.
+func (r *record) dueNow(i int, now time.Time) {
+	if s := &r.Recipients[i]; s.Status == StatusWaiting && s.Next.After(now) {
+		s.Waited -= min(s.Waited, s.Next.Sub(now))
+		s.Next = now
 	}
 }
 
@@ -294,9 +302,13 @@ func (q *Queue) Counts() Counts {
 		s, now := q.scheduler, q.scheduler.clock()
 		c.Active, c.Held, c.Deferred = s.busy, s.held, len(s.waiting)
 		for _, l := range s.lanes {
-			if l.gated(now) {
+			switch {
+			case l.gated(now):
 				c.Deferred += l.ready()
-			} else {
+			case l.paced > now:
+				c.Deferred += l.ready()
+				c.Paced += l.ready()
+			default:
 				c.Active += l.ready()
 			}
 		}
@@ -344,6 +356,9 @@ func (s *scheduler) describe(id ID, e *Entry) {
 		if l := it.lane; l.gated(now) {
 			e.State = StateDeferred
 			e.NextAttempt = time.Now().Add(l.gate - now)
+		} else if it.waitsForPace(now) {
+			e.State, e.WaitsFor = StateDeferred, WaitsForPace
+			e.NextAttempt = time.Now().Add(l.paced - now)
 		}
 	}
 	if it.lane != nil && it.lane.reason != nil {

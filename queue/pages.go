@@ -45,9 +45,9 @@ const (
 type pages struct {
 	f    io.ReaderAt
 	size int64
-	page int64 // octets of a page
-	meta meta  // the newer one that is whole
-	torn bool  // the other one is not
+	page int64  // octets of a page
+	meta meta   // the newer one that is whole
+	torn bool   // the other one is not
 	seen []bool // by page; as many as the file has
 	// buckets has the names of those that walk has met at the root.
 	buckets map[string]bool
@@ -100,7 +100,7 @@ func (p *pages) readMeta(at int64) (m meta, err error) {
 	sum.Write(b[:metaLength-8])
 	m = meta{pageSize: uint64(binary.NativeEndian.Uint32(b[8:])), root: binary.NativeEndian.Uint64(b[16:]),
 		free: binary.NativeEndian.Uint64(b[32:]),
-		end: binary.NativeEndian.Uint64(b[40:]), txid: binary.NativeEndian.Uint64(b[48:])}
+		end:  binary.NativeEndian.Uint64(b[40:]), txid: binary.NativeEndian.Uint64(b[48:])}
 	switch {
 	case flags&pageMeta == 0, binary.NativeEndian.Uint32(b) != metaMagic, binary.NativeEndian.Uint64(b[56:]) != sum.Sum64():
 		return m, errors.New("a meta page is not one, or fails its checksum")
@@ -231,7 +231,7 @@ func (p *pages) freelist() {
 	const entry = 8
 	at, n := int64(pageHeader), int64(d.count)
 	if n == 0xffff { // then the number is the first entry
-		first := p.octets(&d, at, entry)
+		first := p.octets(&d, at, entry) // within the page
 		n, at = int64(binary.NativeEndian.Uint64(first)), at+entry
 	}
 	if n < 0 || n > d.length/entry {
@@ -293,7 +293,11 @@ func (p *pages) load(id uint64) (d pageData, err error) {
 		return d, errors.New("it ends behind the file")
 	}
 	d.length = int64(d.overflow+1) * p.page
-	if need := int64(pageHeader + d.count*pageElement); need > d.length {
+	element := pageElement
+	if d.flags == pageFree {
+		element = 0 // freelist looks for itself
+	}
+	if need := int64(pageHeader + d.count*element); need > d.length {
 		return d, fmt.Errorf("%d elements do not fit", d.count)
 	} else if need > p.page {
 		d.head = make([]byte, need)

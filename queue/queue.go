@@ -95,7 +95,7 @@ func (q *Queue) restore(st *store) (err error) {
 		return fmt.Errorf("cannot clean the spool: %w", err)
 	}
 	damaged, err := st.slots(func(sl slot) {
-		q.scheduler.insert(sl, nil, false)
+		q.scheduler.insert(&item{slot: sl})
 		q.total.Add(1)
 		q.bytes.Add(sl.Size)
 	})
@@ -252,8 +252,12 @@ func (q *Queue) restoreSlots(records []*record) {
 	var missing []*record
 	q.scheduler.do(func() {
 		for _, r := range records {
-			if r.ID <= q.restored && q.scheduler.items[r.ID] == nil {
+			it := q.scheduler.items[r.ID]
+			if r.ID <= q.restored && it == nil {
 				missing = append(missing, r)
+			}
+			if it != nil && it.rcpts == 0 {
+				it.rcpts = int32(len(r.unsettled()))
 			}
 		}
 	})
@@ -268,7 +272,7 @@ func (q *Queue) restoreSlots(records []*record) {
 			return
 		}
 		q.log.Error("a message was missing in the due index; it is back", "queue_id", r.ID.String())
-		q.scheduler.add(sl, nil)
+		q.scheduler.add(sl, nil, r)
 	}
 }
 

@@ -22,17 +22,22 @@ type scheduler struct {
 	start       func(it *item, route string)
 	operate     func(it *item, actions []Action)
 	concurrency func(route string) int
+	admit       func(route string) (at time.Time, ok bool)
 	maxWait     func() time.Duration
 	uncache     func(*cached)
-	waits       func(ID, *lane) // a message waits for a route that is closed
-	total       *atomic.Int64   // messages, for admission
-	bytes       *atomic.Int64   // of their content
+	waits       func(ID, *lane)                // a message waits for a route that is closed
+	slows       func(l *lane, until time.Time) // the pace of its route holds a lane
+	total       *atomic.Int64                  // messages, for admission
+	bytes       *atomic.Int64                  // of their content
 
-	items    map[ID]*item
-	waiting  dueHeap
-	lanes    map[string]*lane
-	held     int
-	busy     int
+	items   map[ID]*item
+	waiting dueHeap
+	lanes   map[string]*lane
+	held    int
+	busy    int
+	// newlyHeld is set when the pace holds a lane that it did not hold before.
+	newlyHeld bool
+
 	draining bool
 	quit     bool
 }
@@ -43,9 +48,11 @@ func newScheduler(q *Queue) *scheduler {
 		start:       q.startAttempt,
 		operate:     q.operatePending,
 		concurrency: func(route string) int { return q.transport().Concurrency(route) },
+		admit:       func(route string) (time.Time, bool) { return q.transport().Admit(route) },
 		maxWait:     func() time.Duration { return q.policy.Load().RetryMax },
 		uncache:     q.cache.drop,
 		waits:       q.logWaiting,
+		slows:       q.logPaced,
 		total:       &q.total, bytes: &q.bytes,
 		items: make(map[ID]*item), lanes: make(map[string]*lane),
 	}
@@ -120,13 +127,19 @@ func (s *scheduler) dispatch(now time.Duration) {
 	if s.draining {
 		return
 	}
-	for _, l := range s.lanes {
-		for l.room(now, s.concurrency(l.name)) {
-			it := l.pop()
-			it.state = itemBusy
-			s.busy++
-			l.inFlight++
-			s.start(it, l.name)
+	for s.newlyHeld = true; s.newlyHeld; {
+		s.newlyHeld = false
+		for _, l := range s.lanes {
+			for l.room(now, s.concurrency(l.name)) && s.admitted(l, now) {
+				it := l.pop()
+				it.state = itemBusy
+				s.busy++
+				l.inFlight++
+				s.start(it, l.name)
+			}
+		}
+		if s.newlyHeld { // what can take another route may be in a lane by now that was looked at before
+			s.rebalance(now)
 		}
 	}
 }
@@ -138,8 +151,8 @@ func (s *scheduler) pause(now time.Duration) time.Duration {
 		next = min(next, s.waiting[0].due)
 	}
 	for _, l := range s.lanes {
-		if l.ready() > 0 && l.gated(now) {
-			next = min(next, l.gate)
+		if l.ready() > 0 && (l.gated(now) || l.paced > now) {
+			next = min(next, max(l.gate, l.paced))
 		}
 	}
 	return max(0, next-now)
@@ -157,16 +170,23 @@ func (s *scheduler) lane(name string) *lane {
 // ready puts a due item into the line before its route.
 func (s *scheduler) ready(it *item, now time.Duration) { s.laneFor(it, now).push(it, now) }
 
-// laneFor returns the lane of the first of the item's routes that is open, or of the first when none is.
+// laneFor returns the lane of the first of the item's routes that is open and not held by its pace, or that is at least
+// open, or of the first when none is.
 func (s *scheduler) laneFor(it *item, now time.Duration) *lane {
 	if !it.slot.several() {
 		return s.lane(it.slot.Routes)
 	}
 	names := it.slot.routes()
+	var open *lane
 	for _, name := range names {
-		if l := s.lane(name); l.isOpen(now) {
+		if l := s.lane(name); l.isOpen(now) && l.paced <= now {
 			return l
+		} else if l.isOpen(now) && open == nil {
+			open = l
 		}
+	}
+	if open != nil {
+		return open
 	}
 	// None is: the one that is due first to be probed, so that no lane stays closed because nobody stands in it.
 	best := s.lane(names[0])
@@ -178,17 +198,18 @@ func (s *scheduler) laneFor(it *item, now time.Duration) *lane {
 	return best
 }
 
-// rebalance moves messages that can take several routes from lanes that are closed to lanes that are open, so that one
-// route's outage does not hold up recipients on another.
+// rebalance moves messages that can take several routes from lanes that are closed, or held by their pace, to lanes that
+// are open, so that one route's outage does not hold up recipients on another.
 func (s *scheduler) rebalance(now time.Duration) {
 	var stuck []*item
 	for _, l := range s.lanes {
-		if l.several > 0 && !l.isOpen(now) {
+		if l.several > 0 && (!l.isOpen(now) || l.paced > now) {
 			stuck = l.appendSeveral(stuck)
 		}
 	}
 	for _, it := range stuck {
-		if to := s.laneFor(it, now); to != it.lane && to.isOpen(now) {
+		to := s.laneFor(it, now)
+		if to != it.lane && to.isOpen(now) && (to.paced <= now || !it.lane.isOpen(now)) {
 			it.lane.remove(it)
 			to.push(it, now)
 		}
@@ -196,15 +217,16 @@ func (s *scheduler) rebalance(now time.Duration) {
 }
 
 // add makes a message known that the store holds.
-func (s *scheduler) add(sl slot, c *cached) {
+func (s *scheduler) add(sl slot, c *cached, r *record) {
 	s.total.Add(1)
 	s.bytes.Add(sl.Size)
-	s.post(func() { s.insert(sl, c, true) })
+	source, rcpts := sourceOf(r.Origin, r.Envelope.ReversePath), int32(len(r.unsettled()))
+	s.post(func() { s.insert(&item{slot: sl, cached: c, fresh: true, source: source, rcpts: rcpts}) })
 }
 
 // insert files a new item. It runs on the scheduler's goroutine, or before that has started.
-func (s *scheduler) insert(sl slot, c *cached, fresh bool) {
-	it := &item{slot: sl, cached: c, fresh: fresh}
+func (s *scheduler) insert(it *item) {
+	sl := it.slot
 	s.items[sl.ID] = it
 	s.place(it)
 	if it.state == itemReady {
@@ -341,6 +363,10 @@ func (s *scheduler) goOn(it *item, next stand, now time.Duration) {
 		return
 	}
 	l := s.laneFor(it, now)
+	if !next.later.IsZero() && l.paced > now && !l.gated(now) {
+		s.standAndLook(it, l, next, now)
+		return
+	}
 	if !next.later.IsZero() {
 		it.slot.Routes = next.all // so that it can leave the line, should the lane close, for those that are due later
 	}
@@ -381,6 +407,7 @@ func (s *scheduler) giveBack(it *item) {
 	s.busy--
 	if it.lane != nil {
 		it.lane.inFlight--
+		it.lane.paced = 0 // what it has not used of the pace may be there for another
 		it.lane = nil
 	}
 }
@@ -406,6 +433,6 @@ func (s *scheduler) dropCache(it *item) {
 // openAll forgets every gate: an operator asked, or the configuration has changed.
 func (s *scheduler) openAll() {
 	for _, l := range s.lanes {
-		l.gate = 0
+		l.gate, l.paced = 0, 0
 	}
 }

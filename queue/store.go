@@ -109,8 +109,8 @@ func boltOptions() *bolt.Options {
 	return &bolt.Options{
 		// Without a timeout Open waits for ever for the lock of another process.
 		Timeout: 100 * time.Millisecond,
-		// Without the freelist in the file an open reads the head of every page, and maps them all: for a million messages a
-		// gigabyte. It costs little, since the journal makes transactions few.
+		// Without the list of free pages in the file an open maps every page: for a million messages a gigabyte. See
+		// freelistSynced.
 		NoFreelistSync: false,
 		FreelistType:   bolt.FreelistMapType,
 		// A commit that must remap waits for open readers; address space is cheap.
@@ -330,6 +330,9 @@ func (s *store) close() error {
 	if s.journal != nil {
 		s.commits.Lock()
 		if err = s.flush(); err == nil {
+			err = s.writeFreelist()
+		}
+		if err == nil {
 			err = s.journal.remove()
 		}
 		s.commits.Unlock()

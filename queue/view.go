@@ -35,6 +35,10 @@ const (
 	StateHeld     = "held"     // waits for an operator
 )
 
+// WaitsForPace: a deferred message waits for its turn in the pace of its route, whose next slot is at NextAttempt. It is
+// this message's if it is the next.
+const WaitsForPace = "pace"
+
 // States of a recipient.
 const (
 	StatusWaiting   = "waiting"
@@ -51,6 +55,7 @@ type Entry struct {
 	Size        int64            `json:"size"` // octets
 	ReceivedAt  time.Time        `json:"received_at"`
 	NextAttempt time.Time        `json:"next_attempt,omitzero"`
+	WaitsFor    string           `json:"waits_for,omitempty"` // WaitsForPace, or nothing to tell
 	Attempts    int              `json:"attempts"`
 	LastError   string           `json:"last_error"`
 	Smarthost   string           `json:"smarthost"` // host:port of the last attempt, or the route's name before one
@@ -75,7 +80,7 @@ type Detail struct {
 }
 
 // Event is one step of a message's life. What is one of received, delivered, deferred, failed, reported, held,
-// released, retry and deleted.
+// released, retry, rerouted and deleted.
 type Event struct {
 	At         time.Time `json:"at"`
 	What       string    `json:"what"`
@@ -89,6 +94,7 @@ type Counts struct {
 	Active      int       `json:"active"`
 	Deferred    int       `json:"deferred"`
 	Held        int       `json:"held"`
+	Paced       int       `json:"paced,omitempty"` // of the deferred, those that only wait for the pace of their route
 	Quarantined int       `json:"quarantined"`
 	Bytes       int64     `json:"bytes"`           // of content
 	Oldest      time.Time `json:"oldest,omitzero"` // when the oldest message was received
@@ -104,13 +110,15 @@ const (
 	ActionRelease Action = "release" // undo a hold; due at once
 	ActionRetry   Action = "retry"   // due at once
 	ActionDelete  Action = "delete"  // remove without delivery and without a report
+	// ActionReroute decides anew which routes a message takes; what waited on a route that it takes no longer is due at once.
+	ActionReroute Action = "reroute"
 )
 
 // ParseAction returns the action named s.
 func ParseAction(s string) (Action, error) {
 	switch a := Action(s); a {
-	case ActionHold, ActionRelease, ActionRetry, ActionDelete:
+	case ActionHold, ActionRelease, ActionRetry, ActionReroute, ActionDelete:
 		return a, nil
 	}
-	return "", fmt.Errorf("unknown action %q; there are hold, release, retry and delete", s)
+	return "", fmt.Errorf("unknown action %q; there are hold, release, retry, reroute and delete", s)
 }

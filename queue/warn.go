@@ -73,7 +73,10 @@ func (q *Queue) warnAfter(seen ID, p Policy) (ID, error) {
 				behind = true
 			}
 		}
-		if err := q.request(actionWarn, late); err != nil {
+		// The sender of mail that waits for its turn is not told: nothing is wrong, and a report would take the turn of mail.
+		waits := q.notInTurn(late)
+		behind = behind || len(waits) < len(late)
+		if err := q.request(actionWarn, waits); err != nil {
 			return done, err
 		}
 		if !behind {

@@ -70,3 +70,11 @@ func (c *capabilities) add(keyword string, params []string) {
 		}
 	}
 }
+
+// smaller returns the smaller of two limits, of which 0 is none.
+func smaller(a, b int64) int64 {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
+}

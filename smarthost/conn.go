@@ -60,6 +60,8 @@ type conn struct {
 	secrets []string
 
 	caps capabilities
+	// offered is the SIZE that the host offered; caps may hold a smaller one.
+	offered int64
 	// tls and mech say how the session is secured and logged in: "TLS 1.3" and "PLAIN", or nothing.
 	tls, mech string
 	// sent counts the octets that were written below bw.

@@ -34,12 +34,13 @@ type endpoint struct {
 	lookup      *lookup // nil for an entry that names its host itself
 	dial        func(ctx context.Context, network, addr string) (net.Conn, error)
 	loops       selfCheck
+	maxSize     int64 // as if the host had offered it as its SIZE; 0 for none
 }
 
 // equal reports whether e and f reach the same host in the same way.
 func (e *endpoint) equal(f *endpoint) bool {
 	return e.hostname == f.hostname && e.addr == f.addr && e.mode == f.mode && e.auth == f.auth && e.login == f.login &&
-		e.credentials == f.credentials && e.tokens == f.tokens && e.timeouts == f.timeouts && slices.Equal(e.pins, f.pins) &&
+		e.credentials == f.credentials && e.tokens == f.tokens && e.timeouts == f.timeouts && e.maxSize == f.maxSize && slices.Equal(e.pins, f.pins) &&
 		sameTLS(e.tls, f.tls)
 }
 
@@ -112,6 +113,8 @@ func (e *endpoint) connectTo(ctx context.Context, addr string, config *tls.Confi
 		c.close()
 		return nil, err
 	}
+	c.offered = c.caps.maxSize
+	c.caps.maxSize = smaller(c.offered, e.maxSize)
 	return c, nil
 }
 

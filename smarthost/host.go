@@ -226,11 +226,11 @@ func (h *host) connect(ctx context.Context, id string) (*conn, error) {
 	h.pool.opened(c)
 	h.mu.Lock()
 	h.caps, h.tls, h.known = c.caps, c.tls, true
-	news := h.size != c.caps.maxSize
-	h.size = c.caps.maxSize
+	news := h.size != c.offered
+	h.size = c.offered
 	h.mu.Unlock()
 	if news && h.learn != nil {
-		h.learn(h.place.addr, c.caps.maxSize)
+		h.learn(h.place.addr, c.offered)
 	}
 	h.log.Debug("connection opened", "queue_id", id, "address", c.raw.RemoteAddr().String(),
 		"tls", c.tls, "auth", c.mech, "pipelining", c.caps.pipelining)
@@ -276,6 +276,9 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, tx *tra
 	})
 	stopped := !stop()
 	c.allow(0)
+	if !tx.mail.IsZero() {
+		w.transactions++
+	}
 	// What it came to is known before the next in line may use the connection's place.
 	again := h.heed(w, tx, err, stopped)
 	var o outcome

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"relayd/internal/pace"
 	"relayd/internal/rewrite"
 )
 
@@ -75,6 +76,8 @@ type Options struct {
 	// Clients rewrite the senders of mail by where it came in, before the rules of its route are asked; the first whose
 	// networks hold the client counts.
 	Clients []ClientRules
+	// PaceFile keeps what each account has sent, over restarts and crashes; "" keeps it in memory. It is that of New.
+	PaceFile string
 	// IsSelf, when set, reports whether the relay itself listens on an address, so that mail handed there would come back.
 	// Hosts that Reconfigure keeps go on with the Learn and IsSelf that they have.
 	IsSelf func(netip.AddrPort) bool
@@ -113,6 +116,13 @@ type Route struct {
 	// is "user@example.com", "@example.com" or "*".
 	Senders, Recipients []string
 	Clients             []netip.Prefix
+	// Rate and DailyRecipients limit what the account sends; MaxRecipients the recipients of one transaction, of which a
+	// message to more takes several; MaxSize is the largest content in octets, as if each host had offered it as its SIZE.
+	// Zero is no limit. Routes of one account, by the same username and a host in common, share its count.
+	Rate            pace.Rate
+	DailyRecipients int
+	MaxRecipients   int
+	MaxSize         int64
 	// Rewrite says what becomes of senders on this route. Its Name is set from the route's.
 	Rewrite rewrite.Rules
 }

@@ -111,10 +111,10 @@ func (r *Router) Outgoing(o envelope.Origin, reverse envelope.Path) []envelope.P
 }
 
 // deliverAs delivers m by rt as the rules have it.
-func (t *table) deliverAs(ctx context.Context, rt *route, m envelope.Message) envelope.Attempt {
+func (t *table) deliverAs(ctx context.Context, rt *route, turn *turn, m envelope.Message) envelope.Attempt {
 	rules := t.rules(rt, m.Origin)
 	if len(rules) == 0 && m.ReceivedAt.IsZero() {
-		return rt.deliver(ctx, m) // nothing can be asked of it, so that its head need not be read
+		return rt.deliver(ctx, turn, m) // nothing can be asked of it, so that its head need not be read
 	}
 	plan, err := t.plan(rules, m)
 	if err != nil {
@@ -123,7 +123,7 @@ func (t *table) deliverAs(ctx context.Context, rt *route, m envelope.Message) en
 		w.settleRest(f)
 		return w.attempt(f, time.Time{})
 	}
-	a := rt.deliver(ctx, planned(m, plan))
+	a := rt.deliver(ctx, turn, planned(m, plan))
 	if a.Site == nil { // while no host answers there is nothing new to say
 		t.tell(rt, rules, m.ID, plan)
 	}

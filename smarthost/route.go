@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"relayd/internal/envelope"
+	"relayd/internal/pace"
 	"relayd/internal/rewrite"
 )
 
@@ -18,6 +19,10 @@ type route struct {
 	mode     Mode
 	username string
 	rewrites *rewrite.Set // nil for none
+	account  *pace.Account
+	rated    bool // a rate is set
+	// recipients is how many one transaction may have; 0 for any number.
+	recipients int
 }
 
 // round is what the hosts of a route made of a message that they did not take.
@@ -27,10 +32,9 @@ type round struct {
 	away   []*host           // were not asked, or failed
 }
 
-// deliver tries the hosts in order until one has decided every recipient. Only when none takes 8-bit content as it is,
+// deliverAll tries the hosts in order until one has decided every recipient. Only when none takes 8-bit content as it is,
 // they are tried once more with it encoded.
-func (rt *route) deliver(ctx context.Context, m envelope.Message) envelope.Attempt {
-	w := newWork(m)
+func (rt *route) deliverAll(ctx context.Context, w *work) envelope.Attempt {
 	r, stopped := rt.try(ctx, w)
 	if w.left > 0 && r.as8Bit && !stopped {
 		if rt.takes8BitSoon(w, time.Now()) {
@@ -71,6 +75,7 @@ func (rt *route) try(ctx context.Context, w *work) (r round, stopped bool) {
 			return r, true
 		}
 		o := h.deliver(ctx, w)
+		w.slower = w.slower || rt.asksForLess(o)
 		switch {
 		case w.left == 0:
 			return r, false

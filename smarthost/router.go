@@ -10,11 +10,13 @@ import (
 	"time"
 
 	"relayd/internal/envelope"
+	"relayd/internal/pace"
 )
 
 // Router hands messages on by its routes. Its methods may be called at the same time.
 type Router struct {
 	table atomic.Pointer[table]
+	book  *pace.Book
 	// background are the goroutines that say QUIT.
 	background sync.WaitGroup
 
@@ -36,7 +38,12 @@ type table struct {
 
 // New returns a Router that works by o. It connects to nothing yet. An error names all that is wrong with o.
 func New(o Options) (*Router, error) {
-	r := new(Router)
+	log := cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	book, err := pace.Open(pace.Options{Path: o.PaceFile, Log: log})
+	if err != nil {
+		log.Warn("the count of what each account has sent is lost", "error", err)
+	}
+	r := &Router{book: book}
 	r.table.Store(&table{})
 	if err := r.Reconfigure(o); err != nil {
 		return nil, err
@@ -69,9 +76,11 @@ func (r *Router) Reconfigure(o Options) error {
 		return err
 	}
 	t.clients = clients
+	accounts := r.book.Configure(accountsOf(o.Routes))
 	kept := make(map[*host]bool)
 	for i, spec := range o.Routes {
-		rt := &route{name: spec.Name, selects: newSelector(spec), limit: spec.MaxConnections, mode: spec.TLS, rewrites: rewrites[i]}
+		rt := &route{name: spec.Name, selects: newSelector(spec), limit: spec.MaxConnections, mode: spec.TLS, rewrites: rewrites[i],
+			account: accounts[i], recipients: spec.MaxRecipients, rated: !spec.Rate.IsZero()}
 		if spec.login() {
 			rt.username = spec.Username
 		}
@@ -137,6 +146,7 @@ func newHost(o Options, spec Route, addr string, own *ownRules, background *sync
 			loops:       selfCheck{hostname: o.Hostname, isSelf: o.IsSelf},
 			tls:         newTLSConfig(spec, cmp.Or(spec.TLSName, e.host)),
 			pins:        spec.Pins,
+			maxSize:     spec.MaxSize,
 			lookup:      found,
 		},
 		place: place{route: spec.Name, addr: addr, username: spec.Username, mode: spec.TLS, login: spec.login(),
@@ -159,14 +169,15 @@ func (r *Router) Legs(o envelope.Origin, env envelope.Envelope) []envelope.Leg {
 
 // Deliver makes one try to hand m on by the named route, and returns what that came to. It waits while all connections
 // to the host in turn are in use. When every host is in its pause it returns at once. When ctx ends, it gives up; once a
-// final dot is sent it first waits Timeouts.Grace for the reply.
+// final dot is sent it first waits Timeouts.Grace for the reply. Where the pace or the route's limit of recipients does not
+// let all of them go now, it takes the first ones and leaves the rest.
 func (r *Router) Deliver(ctx context.Context, name string, m envelope.Message) envelope.Attempt {
 	t := r.table.Load()
 	rt := t.byName[name]
 	if rt == nil {
 		return envelope.Attempt{Site: t.noRoute(name, m.Envelope), RetryAt: time.Now().Add(t.retry)}
 	}
-	return t.deliverAs(ctx, rt, m)
+	return t.deliverPaced(ctx, rt, m)
 }
 
 // noRoute is the failure of mail that has no way out. It waits, since a line in the configuration will mend that.
@@ -232,14 +243,15 @@ func (r *Router) Close(ctx context.Context) error {
 		r.background.Wait()
 		close(quiet)
 	}()
+	counted := r.book.Close()
 	select {
 	case <-quiet:
-		return nil
+		return counted
 	case <-ctx.Done():
 		for h := range t.hosts {
 			h.pool.abort()
 		}
 		<-quiet
-		return errors.Join(errClosed, cmp.Or(context.Cause(ctx), ctx.Err()))
+		return errors.Join(errClosed, cmp.Or(context.Cause(ctx), ctx.Err()), counted)
 	}
 }

@@ -12,6 +12,8 @@ type RouteStatus struct {
 	TLS      Mode         `json:"tls"`
 	Username string       `json:"username,omitempty"`
 	Hosts    []HostStatus `json:"hosts"`
+	// Pace is what limits the route's account; nil where nothing does.
+	Pace *PaceStatus `json:"pace,omitempty"`
 }
 
 // HostStatus is how one host is doing.
@@ -34,11 +36,13 @@ type HostStatus struct {
 }
 
 // Status returns how each host of each route is doing, in the order of the configuration.
-func (r *Router) Status() []RouteStatus {
-	t := r.table.Load()
+func (r *Router) Status() []RouteStatus { return r.table.Load().status() }
+
+func (t *table) status() []RouteStatus {
 	out := make([]RouteStatus, 0, len(t.routes))
 	for _, rt := range t.routes {
-		s := RouteStatus{Name: rt.name, TLS: rt.mode, Username: rt.username, Hosts: make([]HostStatus, 0, len(rt.hosts))}
+		s := RouteStatus{Name: rt.name, TLS: rt.mode, Username: rt.username, Hosts: make([]HostStatus, 0, len(rt.hosts)),
+			Pace: rt.paceStatus()}
 		for _, h := range rt.hosts {
 			s.Hosts = append(s.Hosts, h.status())
 		}
@@ -97,7 +101,8 @@ func (h *host) mayCarry(w *work) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.known {
-		return h.size == 0 || w.m.Size <= h.size
+		size := smaller(h.size, h.endpoint.maxSize)
+		return size == 0 || w.m.Size <= size
 	}
 	size := w.m.Size
 	if !h.caps.eightBit && w.eight.encode {
@@ -122,7 +127,7 @@ func (r *Router) MaxSize() int64 {
 	var largest int64
 	for h := range r.table.Load().hosts {
 		h.mu.Lock()
-		size := h.size
+		size := smaller(h.size, h.endpoint.maxSize)
 		h.mu.Unlock()
 		if size == 0 {
 			return 0

@@ -19,6 +19,9 @@ type work struct {
 	duplicate bool
 	eight     eightBit
 	doubt     doubt
+	// transactions counts those to which a host said anything; slower is set when one asked for less mail.
+	transactions int
+	slower       bool
 }
 
 func newWork(m envelope.Message) *work {

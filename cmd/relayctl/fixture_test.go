@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"relayd/internal/envelope"
+	"relayd/internal/pace"
 	"relayd/queue"
 	"relayd/smarthost"
 )
@@ -37,6 +38,9 @@ var fixtures = map[string]func(now time.Time) fixture{
 			return []smarthost.RouteStatus{{Name: "app", TLS: "starttls", Username: "me@contoso.example", Hosts: []smarthost.HostStatus{
 				{Address: "smtp.office365.com:587", State: smarthost.StateUp}}}}
 		}}
+	},
+	"paced": func(now time.Time) fixture {
+		return fixture{&memoryQueue{details: paced(now)}, func() []smarthost.RouteStatus { return pacedRoutes(now) }}
 	},
 	"large": func(now time.Time) fixture {
 		return fixture{&memoryQueue{details: large(now, 2345)}, func() []smarthost.RouteStatus { return nil }}
@@ -129,6 +133,27 @@ func healthy(now time.Time) []smarthost.RouteStatus {
 		}},
 		{Name: "lan", TLS: "off", Hosts: []smarthost.HostStatus{{Address: "192.168.1.10:25", State: smarthost.StateUnknown}}},
 	}
+}
+
+// paced is a message that waits for its turn, and pacedRoutes the route that makes it wait.
+func paced(now time.Time) []queue.Detail {
+	return []queue.Detail{{Entry: queue.Entry{
+		ID: "1M8063JNNNMR7", State: queue.StateDeferred, WaitsFor: queue.WaitsForPace, ReversePath: "alice@example.com", Size: 812,
+		ReceivedAt: now.Add(-time.Hour - 30*time.Second), NextAttempt: now.Add(2*time.Minute + 30*time.Second),
+		Recipients: []queue.EntryRecipient{{Address: "bob@example.net", Status: queue.StatusWaiting}}, Smarthost: "isp",
+	}}}
+}
+
+func pacedRoutes(now time.Time) []smarthost.RouteStatus {
+	routes := healthy(now)[:1]
+	routes[0].Hosts = routes[0].Hosts[:1]
+	routes[0].Hosts[0].Connections, routes[0].Hosts[0].LastReply = 0, ""
+	routes[0].Pace = &smarthost.PaceStatus{
+		Status: pace.Status{Account: "me@isp.example at smtp.isp.example:587", Rate: 30, RateSeconds: 60, PerMinute: 14, Slowed: true,
+			DailyRecipients: 500, UsedToday: 480, NextSlot: now.Add(2*time.Minute + 30*time.Second)},
+		MaxRecipients: 100, MaxSize: 25e6, Messages: 1, Recipients: 3, EmptiesAt: now.Add(3*time.Hour + 30*time.Second),
+	}
+	return routes
 }
 
 func troubled(now time.Time) []smarthost.RouteStatus {
@@ -258,6 +283,9 @@ func (q *memoryQueue) Counts() queue.Counts {
 			c.Active++
 		default:
 			c.Deferred++
+			if d.WaitsFor == queue.WaitsForPace {
+				c.Paced++
+			}
 		}
 		c.Bytes += d.Size
 		if c.Oldest.IsZero() || d.ReceivedAt.Before(c.Oldest) {

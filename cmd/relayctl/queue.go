@@ -19,6 +19,7 @@ delivered, reported to its sender, or deleted here. A message is one of
   active    being delivered, or next in line
   deferred  waiting: for its next attempt after a refusal for now, or for its smarthost
             to be back
+  paced     waiting for nothing but its turn: its account may send no more just now
   held      waiting for an operator (queue hold) until it is released (queue release)
 
 A message is named by its ID, which "queue list" shows, which is in relayd's log lines,
@@ -29,7 +30,7 @@ and which the 250 gave to the client that handed it in. Small letters do as well
 	}
 	cmd.AddCommand(a.queueListCommand(), a.queueShowCommand(),
 		a.actionCommand(holdAction()), a.actionCommand(releaseAction()),
-		a.actionCommand(retryAction()), a.actionCommand(deleteAction()),
+		a.actionCommand(retryAction()), a.actionCommand(rerouteAction()), a.actionCommand(deleteAction()),
 		a.queueExportCommand(), a.queueImportCommand(), a.queueCompactCommand(), a.queueRecoverCommand())
 	group(cmd)
 	return cmd

@@ -62,6 +62,20 @@ further try may bring the account closer to being locked. Held messages stay hel
 	}
 }
 
+func rerouteAction() action {
+	return action{
+		Action: queue.ActionReroute, done: "Decided anew which way they go:", nothing: "nothing to reroute",
+		suggestFor: []string{"requeue", "redirect", "move"},
+		short:      "Decide anew which smarthost messages go by",
+		long: `Decides anew, by the configuration that relayd has, which [[smarthost]] takes each
+recipient. What has waited on one that does not take it any more is due at once; the rest
+stays as it is. Without it a changed configuration counts from each message's next attempt
+on. Held messages stay held. "relayctl route" explains how the choice is made.`,
+		example: `  relayctl queue reroute 1M8063JNNNMR7
+  relayctl queue reroute --all`,
+	}
+}
+
 func deleteAction() action {
 	return action{
 		Action: queue.ActionDelete, done: "Deleted", nothing: "nothing to delete",

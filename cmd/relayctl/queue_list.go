@@ -26,8 +26,9 @@ func (a *app) queueListCommand() *cobra.Command {
   SIZE        of the content
   SENDER      the reverse-path; <> for a report, which has none
   RECIPIENTS  one that still waits, and how many more there are
-  STATE       active, deferred or held
-  NEXT        when it is tried again; "now" when it only waits for its turn
+  STATE       active, deferred or held; paced is deferred by nothing but the pace
+  NEXT        when it is tried again; "now" when it only waits for its turn; of paced
+              mail when the next message may go, which may be another one
   ATTEMPTS    tries so far; those on which no smarthost could be used do not count
   LAST ERROR  what the smarthost said last, or why it could not be asked
 
@@ -36,8 +37,8 @@ file or pipe nothing is cut but the last error, at 80 columns.
 
 With --json it is an array of objects with id, state, reverse_path, recipients
 (address, status, attempts, last_reply), size in octets, received_at, next_attempt
-(left out while held), attempts, last_error and smarthost; times are RFC 3339. An
-empty queue is [].`,
+(left out while held), attempts, last_error, smarthost, and waits_for ("pace") where it
+is deferred by the pace; times are RFC 3339. An empty queue is [].`,
 		Example: `  relayctl queue list
   relayctl queue list --json | jq -r '.[] | select(.state == "held") | .id'`,
 		Args: noArgs,
@@ -173,8 +174,16 @@ func listRow(e queue.Entry, now time.Time) []string {
 	}
 	return []string{
 		clean(e.ID), span(now.Sub(e.ReceivedAt)), size(e.Size), sender, recipients(e.Recipients),
-		clean(e.State), next(e, now), strconv.Itoa(e.Attempts), clean(e.LastError),
+		stateWord(e), next(e, now), strconv.Itoa(e.Attempts), clean(e.LastError),
 	}
+}
+
+// stateWord is a message's state for people.
+func stateWord(e queue.Entry) string {
+	if e.WaitsFor == queue.WaitsForPace {
+		return "paced"
+	}
+	return clean(e.State)
 }
 
 // next says when a message is tried again.

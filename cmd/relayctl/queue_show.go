@@ -136,6 +136,9 @@ func stateWords(d queue.Detail, now time.Time) string {
 		return "has left the queue"
 	case d.State == queue.StateHeld:
 		return "held, until \"relayctl queue release\""
+	case d.WaitsFor == queue.WaitsForPace:
+		return fmt.Sprintf("paced: waits for its turn; the next message of its account may go %s (%s)",
+			when(d.NextAttempt, now), stamp(d.NextAttempt))
 	case d.NextAttempt.IsZero():
 		return d.State
 	case !d.NextAttempt.After(now):

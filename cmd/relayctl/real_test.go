@@ -27,7 +27,9 @@ func (refusing) Legs(_ envelope.Origin, env envelope.Envelope) []envelope.Leg {
 	return []envelope.Leg{leg}
 }
 
-func (refusing) Concurrency(string) int { return 1 }
+func (refusing) Admit(string) (time.Time, bool) { return time.Time{}, true }
+func (refusing) Forgo(string)                   {}
+func (refusing) Concurrency(string) int         { return 1 }
 
 func (refusing) Deliver(_ context.Context, _ string, m envelope.Message) envelope.Attempt {
 	a := envelope.Attempt{Host: "smtp.isp.example:587"}

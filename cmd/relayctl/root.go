@@ -105,7 +105,7 @@ Exit codes: 0 done, 1 failed, 2 the command line was not understood.`,
 		return &usageError{err: err, help: cmd.CommandPath()}
 	})
 	root.AddCommand(a.queueCommand(), a.statusCommand(), a.checkCommand(), a.initCommand(), a.providersCommand(), a.oauthCommand(),
-		a.probeCommand(), a.sandboxCommand(), a.versionCommand())
+		a.probeCommand(), a.routeCommand(), a.sandboxCommand(), a.versionCommand())
 	group(root)
 	root.SetUsageTemplate(usageTemplate)
 	root.SetHelpCommand(helpCommand(root))

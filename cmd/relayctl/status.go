@@ -80,7 +80,7 @@ func statusText(st control.Status, now time.Time) string {
 	}
 	b.WriteString(queueLine(st))
 	for _, r := range st.Routes {
-		b.WriteString("\n" + routeLine(r))
+		b.WriteString("\n" + routeLine(r) + paceLines(r.Pace, now))
 		b.WriteString(tokenLine(st.OAuth, r.Name, now))
 		for _, h := range r.Hosts {
 			told := slices.ContainsFunc(st.Problems, func(p string) bool { return strings.HasSuffix(p, control.Why(h)) })
@@ -112,6 +112,9 @@ func queueLine(st control.Status) string {
 	}
 	words := fmt.Sprintf("Queue: %s (%d active, %d deferred, %d held), %s",
 		messages(n), q.Active, q.Deferred, q.Held, size(q.Bytes))
+	if q.Paced > 0 {
+		words += fmt.Sprintf("; %s only for the pace", count(q.Paced, "of the deferred waits", "of the deferred wait"))
+	}
 	if !q.Oldest.IsZero() {
 		words += ", the oldest is " + span(time.Duration(st.OldestAge)*time.Second) + " old"
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -70,7 +71,7 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 	d.queue.Start()
 	d.api = control.NewServer(control.Options{
 		Queue: d.queue, Log: d.log, Version: buildVersion(), Started: time.Now(),
-		Smarthost: d.router.Status,
+		Smarthost: d.routeStatus,
 		Probe:     d.probe,
 		Paused:    d.queue.Troubles,
 		OAuth:     d.tokens.status,
@@ -123,6 +124,19 @@ func routeNames(c *config.Config) string {
 		names = append(names, s.Name)
 	}
 	return strings.Join(names, " ")
+}
+
+// routeStatus returns how the smarthosts are, and what waits for those whose pace is limited.
+func (d *daemon) routeStatus() []smarthost.RouteStatus {
+	status := d.router.Status()
+	if !slices.ContainsFunc(status, func(r smarthost.RouteStatus) bool { return r.Pace != nil }) {
+		return status
+	}
+	waiting := make(map[string]smarthost.Waiting)
+	for name, b := range d.queue.Backlogs() {
+		waiting[name] = smarthost.Waiting(b)
+	}
+	return d.router.StatusWith(waiting)
 }
 
 // probe forgets the pauses of hosts that were left alone: an operator asked for a retry.

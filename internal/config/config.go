@@ -78,10 +78,16 @@ type Smarthost struct {
 	PasswordSource string  // where Password comes from, in words for people: "password_file /etc/relayd/isp.password"
 	OAuth2         *OAuth2 // where tokens come from that are shown in place of a password; nil for none
 	MaxConnections int
-	Senders        []string // "user@domain", "@domain" or "*", as written; empty: any sender
-	Recipients     []string // likewise
-	Clients        []netip.Prefix
-	Rewrite        Rewrite
+
+	Rate            Rate  // of the account
+	DailyRecipients int   // of the account in any 24 hours; 0: no limit
+	MaxRecipients   int   // of one transaction; 0: no limit
+	MaxSize         int64 // bytes, as if the hosts had offered it; 0: no limit but theirs
+
+	Senders    []string // "user@domain", "@domain" or "*", as written; empty: any sender
+	Recipients []string // likewise
+	Clients    []netip.Prefix
+	Rewrite    Rewrite
 }
 
 // Load reads the file at path and checks it. When anything is wrong the error is a Faults that holds all of it, the

@@ -74,6 +74,9 @@ func describeSmarthost(p func(string, ...any), n int, s Smarthost) {
 	if s.Provider != "" {
 		p("     preset  %s, for what the file does not say; \"relayctl providers %s\" shows it", s.Provider, s.Provider)
 	}
+	if words := paceWords(s); words != "" {
+		p("     pace    %s", words)
+	}
 	switch s.TLS {
 	case "starttls":
 		p("     TLS     demanded, by STARTTLS, %s or newer; certificates verified with %s", tlsName(s.MinTLS), checks(s))

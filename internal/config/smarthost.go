@@ -38,6 +38,7 @@ func readSmarthost(t *table) Smarthost {
 		Recipients:     t.patterns("recipients"),
 		Clients:        t.networks("clients", false, nil),
 	}
+	readPace(t, &s)
 	s.Rewrite = readRewrite(t.table("rewrite"))
 	s.Hosts = t.hosts(s.TLS)
 	s.Name = t.routeName(s.Hosts)

@@ -9,13 +9,14 @@
 //
 // # Requests
 //
-//	GET  /v1/status               version, start, queue counts, routes with the health of each host, problems
+//	GET  /v1/status               version, start, queue counts, routes with the health of each host and the pace of the
+//	                              account (its limits, what is used, what waits, when that is gone), problems
 //	GET  /v1/queue?after=&limit=  a page of the queue in order of ids: those greater than after, at most limit
 //	                              (1000 at most, and when it is left out): {"entries": [...], "next": ID}. next is
 //	                              left out on the last page; otherwise it is the next request's after
 //	GET  /v1/queue/{id}           one message: envelope, origin, recipients, events
 //	GET  /v1/queue/{id}/body      its content as message/rfc822, as it will be sent, before dot-stuffing
-//	POST /v1/queue/actions        {"action": "hold|release|retry|delete", "ids": [...]} or {"action": ..., "all": true};
+//	POST /v1/queue/actions        {"action": "hold|release|retry|reroute|delete", "ids": [...]} or {"action": ..., "all": true};
 //	                              answers {"action": ..., "done": N, "ids": [...]}, without ids for all
 //
 // Sizes are in octets, times are RFC 3339.

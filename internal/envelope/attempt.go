@@ -58,8 +58,11 @@ type Attempt struct {
 	// route is worth trying again at RetryAt.
 	Site    *Failure
 	RetryAt time.Time
-	// Results holds one entry for each recipient of the message, in order.
+	// Results holds one entry for each recipient of the message, in order, but for the Left last ones.
 	Results []Result
+	// Left is how many recipients, the last ones, were not tried: one transaction does not take so many, or the pace no
+	// more now. They are as they were. When it is all of them, the route is worth trying again at RetryAt.
+	Left int
 	// PossibleDuplicate is set when the connection was lost after the final dot and before its reply, so that the host
 	// may have taken the message (RFC 1047).
 	PossibleDuplicate bool

@@ -5,6 +5,7 @@ import (
 	"relayd/internal/config"
 	"relayd/internal/envelope"
 	"relayd/internal/oauth"
+	"relayd/internal/pace"
 	"relayd/internal/rewrite"
 	"relayd/smarthost"
 )
@@ -16,6 +17,7 @@ func Route(s config.Smarthost, tokens func(config.Smarthost) smarthost.TokenSour
 		Name: s.Name, Hosts: s.Hosts, TLS: smarthost.Mode(s.TLS), MinTLS: s.MinTLS, RootCAs: s.RootCAs,
 		TLSName: s.TLSName, Certificates: s.ClientCertificates,
 		Auth: s.Auth, Username: s.Username, Password: s.Password.Reveal(), MaxConnections: s.MaxConnections,
+		Rate: pace.Rate(s.Rate), DailyRecipients: s.DailyRecipients, MaxRecipients: s.MaxRecipients, MaxSize: s.MaxSize,
 		Senders: s.Senders, Recipients: s.Recipients, Clients: s.Clients, Rewrite: Rules(s.Rewrite),
 	}
 	for _, p := range s.Pins {

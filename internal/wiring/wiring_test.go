@@ -26,6 +26,7 @@ func full(t *testing.T) config.Smarthost {
 		Name: "isp", Hosts: []string{"smtp.isp.example:587"}, TLS: "starttls", MinTLS: tls.VersionTLS13, RootCAs: x509.NewCertPool(),
 		Pins: [][32]byte{{1}, {2}}, TLSName: "isp.example", ClientCertificates: []tls.Certificate{{}},
 		Auth: "plain", Username: "me", Password: "gehe1m", MaxConnections: 7,
+		Rate: config.Rate{Messages: 30, Per: time.Minute}, DailyRecipients: 500, MaxRecipients: 50, MaxSize: 1 << 20,
 		Senders: []string{"*"}, Recipients: []string{"*"}, Clients: []netip.Prefix{netip.MustParsePrefix("192.168.1.0/24")},
 		Rewrite: config.Rewrite{EnvelopeFrom: "me@isp.example", HeaderFrom: "me@isp.example", Map: map[string]string{"*": "me@isp.example"}},
 		OAuth2: &config.OAuth2{Provider: "microsoft", Flow: "client_credentials", ClientID: "app", ClientSecret: "s3cret",
