@@ -228,7 +228,8 @@ func failedStep(err error) string {
 
 func isCertificateError(err error) bool {
 	_, verify := errors.AsType[*tls.CertificateVerificationError](err)
-	return verify
+	_, pinned := errors.AsType[*pinError](err)
+	return verify || pinned
 }
 
 func (p *probe) ok(name, detail string) {
