@@ -25,6 +25,8 @@ type initFlags struct {
 	username     string
 	passwordFile string
 	clientID     string
+	secretFile   string
+	tenant       string
 	networks     []string
 	postmaster   string
 	yes, noProbe bool
@@ -52,10 +54,14 @@ far as they are private, and nobody for reports that cannot be delivered.
 --provider takes a name that "relayctl providers" lists; any other smarthost is given with
 --server. --password-file names a file that has the password already, or "-" for standard
 input; the password itself cannot be an argument, which everybody on this machine could read.
-A provider that takes no password is logged in to with OAuth2: --client-id is the ID of an
-application that you have registered there, and "relayctl oauth login" comes after.`,
+Microsoft 365, Outlook.com and Gmail are logged in to with OAuth2 when --client-id says so: the
+ID of an application that you have registered there, for which README.md has the steps.
+"relayctl oauth login" comes after, once. At Microsoft 365 an application logs in by itself,
+and no person has to, with --client-secret-file; at Gmail the client's secret goes there. The
+tenant is the domain of the account unless --tenant says another.`,
 		Example: `  relayctl init
   relayctl init --provider gmail --username me@gmail.com
+  relayctl init --provider microsoft365 --username printer@contoso.com --client-id 11111111-2222-...
   relayctl init --server smtp.isp.example --username me@isp.example \
       --password-file /run/secrets/isp --network 192.168.1.0/24 --yes`,
 		Args: noArgs,
@@ -71,7 +77,9 @@ application that you have registered there, and "relayctl oauth login" comes aft
 	flags.StringVar(&f.caFile, "ca-file", "", "PEM `file` of the authority of the server's certificate, if it is not one of the system's")
 	flags.StringVar(&f.username, "username", "", "the account's `name` at the provider")
 	flags.StringVar(&f.passwordFile, "password-file", "", "a `file` with the password in it; - reads it from standard input")
-	flags.StringVar(&f.clientID, "client-id", "", "in place of a password, the `ID` of your application at a provider that takes OAuth2 alone")
+	flags.StringVar(&f.clientID, "client-id", "", "in place of a password, the `ID` of your application at a provider with OAuth2")
+	flags.StringVar(&f.secretFile, "client-secret-file", "", "with --client-id, a `file` with the application's secret; - reads it from standard input")
+	flags.StringVar(&f.tenant, "tenant", "", "with --client-id at Microsoft 365, the `ID` or a domain of the tenant")
 	flags.StringArrayVar(&f.networks, "network", nil, "a `network` whose machines may relay, or none; may be repeated")
 	flags.StringVar(&f.postmaster, "postmaster", "", "the `address` that gets reports which cannot be delivered, or none")
 	flags.BoolVar(&f.yes, "yes", false, "ask nothing; take the defaults")
@@ -202,20 +210,15 @@ func (i *initRun) check(files *initFiles) (*config.Config, error) {
 func (i *initRun) farewell(files *initFiles) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Wrote %s", i.setup.target)
-	if files.password != "" {
-		fmt.Fprintf(&b, " and %s", files.password)
+	if files.secret != "" {
+		fmt.Fprintf(&b, " and %s", files.secret)
 	}
 	fmt.Fprintf(&b, " (%s).\n", files.modeText())
 	option := ""
 	if i.setup.target != defaultConfig {
 		option = " --config " + i.setup.target
 	}
-	if i.setup.tokens() {
-		fmt.Fprintf(&b, "\nMail waits until somebody has logged in as %s, once: when the relay runs, say\n\"relayctl%s oauth login %s\".\n",
-			i.setup.username, option, i.setup.provider.Name)
-	}
-	fmt.Fprintf(&b, "\n\"relayctl%s check\" says what it amounts to; \"relayd%s\" runs the relay, and so does\n"+
-		"\"systemctl enable --now relayd\" where the service is installed.\n", option, option)
+	b.WriteString(i.setup.next(option))
 	_, err := fmt.Fprint(i.out, cleanText(b.String()))
 	return err
 }
@@ -229,9 +232,9 @@ type setup struct {
 	tls        string // "": what provider or port imply
 	caFile     string
 	username   string
-	password   string // to be written to a file of its own; "": passwordFile, or no login
-	passFile   string // a file that has the password already
-	clientID   string // of the application that logs in with OAuth2; the provider takes no password then
+	password   string       // to be written to a file of its own; "": passwordFile, or no login
+	passFile   string       // a file that has the password already
+	oauth2     *clientSetup // how the account logs in with OAuth2; nil with a password, or without a login
 	networks   []string
 	postmaster string
 }
@@ -244,26 +247,39 @@ func (s *setup) name() string {
 	return serverHost(s.servers[0])
 }
 
-// ownPasswordFile is the path that a typed password is written to.
-func (s *setup) ownPasswordFile() string {
-	return filepath.Join(filepath.Dir(s.target), passwordFileName(s.name()))
+// own returns the path and the text of the file that a typed secret is written to; "" when none was typed.
+func (s *setup) own() (path, text string) {
+	switch {
+	case s.password != "":
+		return s.ownPasswordFile(), s.password
+	case s.oauth2 != nil && s.oauth2.secret != "":
+		return s.ownSecretFile(), s.oauth2.secret
+	}
+	return "", ""
 }
 
-// passwordFileName is the name of the file with the password of a provider or a server.
-func passwordFileName(name string) string {
+// ownPasswordFile is the path that a typed password is written to.
+func (s *setup) ownPasswordFile() string {
+	return filepath.Join(filepath.Dir(s.target), fileName(s.name())+".password")
+}
+
+// ownSecretFile is the path that a typed secret of a client is written to.
+func (s *setup) ownSecretFile() string {
+	return filepath.Join(filepath.Dir(s.target), fileName(s.name())+".secret")
+}
+
+// fileName is the beginning of the name of the file with the secret of a provider or a server.
+func fileName(name string) string {
 	return strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '-' || r == '_' {
 			return r
 		}
 		return '-'
-	}, name) + ".password"
+	}, name)
 }
 
 // needsLogin reports whether there is an account; a server may have none.
 func (s *setup) needsLogin() bool { return s.username != "" || s.provider.UsernameIs != "" }
-
-// tokens reports whether the login is with OAuth2.
-func (s *setup) tokens() bool { return s.provider.Password == provider.PasswordNone }
 
 // text is the configuration.
 func (s *setup) text() string {
@@ -296,11 +312,8 @@ func (s *setup) text() string {
 		p("ca_file = %s", tomlString(s.caFile))
 	}
 	switch {
-	case s.tokens():
-		p("# The account. It logs in with OAuth2 tokens, which a person's login gives: \"relayctl oauth login %s\".", s.provider.Name)
-		p("username = %s", tomlString(s.username))
-		p("[smarthost.oauth2]")
-		p("client_id = %s", tomlString(s.clientID))
+	case s.oauth2 != nil:
+		s.textOAuth2(p)
 	case s.needsLogin():
 		p("# The account. The password is in a file of its own, which the relay must be able to read and others should not.")
 		if s.username != "" {

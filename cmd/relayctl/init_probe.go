@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"relayd/internal/config"
+	"relayd/internal/oauth"
 	"relayd/internal/wiring"
 	"relayd/smarthost"
 )
@@ -17,15 +18,22 @@ func probeOptions(cfg *config.Config) smarthost.Options {
 		Dial: 15 * time.Second, TLS: 20 * time.Second, Greeting: 30 * time.Second, Command: 30 * time.Second,
 	}}
 	for _, s := range cfg.Smarthosts {
-		o.Routes = append(o.Routes, wiring.Route(s, loginLater))
+		o.Routes = append(o.Routes, wiring.Route(s, tokensNow))
 	}
 	return o
 }
 
+// tokensNow is the source of tokens of a smarthost whose configuration is just being written. An application gets them by
+// itself, and so can be tried; a person logs in later.
+func tokensNow(s config.Smarthost) smarthost.TokenSource {
+	if account := wiring.Account(s); !account.Flow.Personal() {
+		return oauth.New(account, oauth.Options{})
+	}
+	return &later{s.Name}
+}
+
 // later is the source of tokens of a smarthost that nobody can have logged in to: its configuration is just being written.
 type later struct{ name string }
-
-func loginLater(s config.Smarthost) smarthost.TokenSource { return &later{s.Name} }
 
 func (l *later) Token(context.Context, string) (string, error) {
 	return "", fmt.Errorf("%w; \"relayctl oauth login %s\" comes after this", smarthost.ErrNoTokenYet, l.name)

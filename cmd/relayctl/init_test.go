@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"relayd/internal/config"
+	"relayd/internal/issuer"
 	"relayd/internal/sandbox"
 	"relayd/smarthost"
 )
@@ -66,10 +67,10 @@ func TestImpliesTLS_OnlyPort465(t *testing.T) {
 	}
 }
 
-func TestPasswordFileName_IsAFileName(t *testing.T) {
-	for name, want := range map[string]string{"gmail": "gmail.password", "smtp.isp.example": "smtp.isp.example.password",
-		"::1": "--1.password", "../etc/x": "..-etc-x.password"} {
-		if got := passwordFileName(name); got != want {
+func TestFileName_IsAFileName(t *testing.T) {
+	for name, want := range map[string]string{"gmail": "gmail", "smtp.isp.example": "smtp.isp.example",
+		"::1": "--1", "../etc/x": "..-etc-x"} {
+		if got := fileName(name); got != want {
 			t.Errorf("%s: %s", name, got)
 		}
 	}
@@ -106,5 +107,35 @@ func TestProbe_ALoginThatComesLaterIsNotMissed(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in %s", want, text)
 		}
+	}
+}
+
+// An application needs no person, so that its login is looked at before the configuration is written: a secret that has
+// ended is told then, and not by mail that waits.
+func TestProbe_AnApplicationsLoginIsTried(t *testing.T) {
+	tokens, err := issuer.Start(issuer.Options{ClientID: "relay", ClientSecret: "gehe1m", User: "printer@contoso.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tokens.Close() })
+	s, err := sandbox.Start(sandbox.Options{VerifyToken: tokens.Verify})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	cfg := &config.Config{Hostname: "relay.example.com", Smarthosts: []config.Smarthost{{
+		Name: "microsoft365", Hosts: []string{s.Addr()}, TLS: "starttls", RootCAs: s.CertPool(), Auth: "auto", Username: "printer@contoso.example",
+		OAuth2: &config.OAuth2{Flow: "client_credentials", ClientID: "relay", ClientSecret: "gehe1m", TokenURL: tokens.TokenURL()}}}}
+	found, err := smarthost.Probe(t.Context(), probeOptions(cfg))
+	if err != nil || found[0].Failure != nil || !strings.Contains(probeText(found), "as printer@contoso.example with XOAUTH2") {
+		t.Errorf("%v\n%s", err, probeText(found))
+	}
+	fault := issuer.Refusal("invalid_client", "AADSTS7000222: The provided client secret keys are expired.")
+	tokens.Fail(&fault)
+	found, err = smarthost.Probe(t.Context(), probeOptions(cfg))
+	text := strings.Join(strings.Fields(probeText(found)), " ")
+	if err != nil || found[0].Failure == nil || !strings.Contains(text, "the client secret of application relay has expired") ||
+		strings.Contains(text, "gehe1m") {
+		t.Errorf("%v\n%s", err, text)
 	}
 }
