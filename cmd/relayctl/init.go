@@ -22,6 +22,7 @@ type initFlags struct {
 	provider     string
 	servers      []string
 	tls, caFile  string
+	pins         []string
 	username     string
 	passwordFile string
 	clientID     string
@@ -75,6 +76,7 @@ tenant is the domain of the account unless --tenant says another.`,
 	flags.StringArrayVar(&f.servers, "server", nil, "in place of a provider, a `host` or host:port; may be repeated, in the order of use")
 	flags.StringVar(&f.tls, "tls", "", "for --server, `how` TLS begins: starttls, implicit or off")
 	flags.StringVar(&f.caFile, "ca-file", "", "PEM `file` of the authority of the server's certificate, if it is not one of the system's")
+	flags.StringArrayVar(&f.pins, "pin", nil, "the SHA-256 of the server's key or certificate, which takes the place of an authority; a `digest` in hex or base64")
 	flags.StringVar(&f.username, "username", "", "the account's `name` at the provider")
 	flags.StringVar(&f.passwordFile, "password-file", "", "a `file` with the password in it; - reads it from standard input")
 	flags.StringVar(&f.clientID, "client-id", "", "in place of a password, the `ID` of your application at a provider with OAuth2")
@@ -95,6 +97,7 @@ type initRun struct {
 	asks  bool // there is somebody to ask
 	// suggested is an address that was given before an account name was asked for.
 	suggested string
+	newPin    bool // a key is trusted since the last look
 
 	setup setup
 }
@@ -147,6 +150,10 @@ func (i *initRun) carryOut(ctx context.Context) error {
 		case !again:
 			return i.farewell(files)
 		}
+		if i.newPin {
+			i.newPin = false
+			continue
+		}
 		if i.setup.password, err = i.askHidden(ctx, "Password (not shown): "); err != nil {
 			return err
 		}
@@ -154,7 +161,7 @@ func (i *initRun) carryOut(ctx context.Context) error {
 }
 
 // judge checks the configuration and looks at the smarthost. It returns nil when the configuration is to be put in place,
-// and again when another password is to be tried first.
+// and again when another password or a key is to be tried first.
 func (i *initRun) judge(ctx context.Context, files *initFiles) (again bool, err error) {
 	cfg, err := i.check(files)
 	if err != nil || i.flags.noProbe {
@@ -181,6 +188,8 @@ func (i *initRun) judge(ctx context.Context, files *initFiles) (again bool, err 
 	case bad < len(found) && !refused:
 		fmt.Fprint(i.out, "Mail goes out by the host that is well; the relay tries the others again by itself.\n\n")
 		return false, nil
+	case i.pinned(ctx, found):
+		return true, nil
 	case i.asks && refused && i.setup.password != "" && i.agreed(ctx, "Try another password? [y/N] "):
 		return true, nil
 	case i.asks && ctx.Err() == nil && i.agreed(ctx, "Write the configuration all the same? [y/N] "):
@@ -231,6 +240,7 @@ type setup struct {
 	servers    []string
 	tls        string // "": what provider or port imply
 	caFile     string
+	pins       []string // digests of the server's key or certificate
 	username   string
 	password   string       // to be written to a file of its own; "": passwordFile, or no login
 	passFile   string       // a file that has the password already
@@ -310,6 +320,10 @@ func (s *setup) text() string {
 	if s.caFile != "" {
 		p("# The authority that has signed the server's certificate.")
 		p("ca_file = %s", tomlString(s.caFile))
+	}
+	if len(s.pins) > 0 {
+		p("# The server's key, by which it is known whoever signed its certificate.")
+		p("pin_sha256 = %s", tomlList(s.pins))
 	}
 	switch {
 	case s.oauth2 != nil:

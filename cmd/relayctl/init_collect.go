@@ -62,6 +62,7 @@ func (i *initRun) fromFlags() error {
 		}
 		s.caFile = path
 	}
+	s.pins = f.pins
 	s.networks = withoutNone(f.networks)
 	s.postmaster = strings.Join(withoutNone([]string{f.postmaster}), "")
 	return nil
@@ -323,9 +324,12 @@ func withoutNone(words []string) []string {
 	return out
 }
 
-// impliesTLS reports whether the servers' port is that of TLS from the first byte.
+// impliesTLS reports whether the servers' port, or their service in DNS, is that of TLS from the first byte.
 func impliesTLS(servers []string) bool {
 	for _, s := range servers {
+		if strings.HasPrefix(strings.ToLower(s), "_submissions.") {
+			continue
+		}
 		if _, port, err := net.SplitHostPort(s); err != nil || port != "465" {
 			return false
 		}

@@ -112,3 +112,40 @@ func TestInit_GmailWithAnAppPassword(t *testing.T) {
 	}
 	wantLines(t, readText(t, config), `provider = "gmail"`, `password_file = "gmail.password"`)
 }
+
+// A company's own server has a certificate of nobody's. Its key can be pinned, by a person who says that it is right, and
+// the password is shown to nobody before.
+func TestInit_ACertificateOfNobodyIsPinnedOnAYes(t *testing.T) {
+	for answer, want := range map[string]int{"y": exitDone, "": exitFailed} {
+		s, dir := startSmarthost(t), t.TempDir()
+		config := filepath.Join(dir, "relayd.toml")
+		c := newConsole(t)
+		wait := c.start("--config", config, "init", "--server", s.Addr(), "--username", "me@isp.example", "--network", "none", "--postmaster", "none")
+		c.expect("Password (not shown): ")
+		c.hidden(true)
+		c.enter(rightPassword)
+		c.expect("certificate FAILED")
+		c.expect("openssl x509 -in CERTIFICATE -noout")
+		c.expect("Is that the right key? [y/N] ")
+		if st := s.Stats(); st.AuthOK+st.AuthFailed != 0 {
+			t.Errorf("a login was shown: %+v", st)
+		}
+		c.enter(answer)
+		if answer == "" {
+			c.expect("Write the configuration all the same? [y/N] ")
+			c.enter("n")
+		}
+		if code := wait(); code != want {
+			t.Errorf("exit code %d", code)
+		}
+		if want == exitFailed {
+			if names := filesIn(t, dir); names != "" {
+				t.Errorf("files: %s", names)
+			}
+			continue
+		}
+		if text := readText(t, config); !strings.Contains(text, "\npin_sha256 = [\"") || strings.Contains(text, "ca_file") {
+			t.Error(text)
+		}
+	}
+}

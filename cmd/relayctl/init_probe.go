@@ -39,6 +39,28 @@ func (l *later) Token(context.Context, string) (string, error) {
 	return "", fmt.Errorf("%w; \"relayctl oauth login %s\" comes after this", smarthost.ErrNoTokenYet, l.name)
 }
 
+// pinned asks whether the key of a server whose certificate leads to no authority is to be trusted, and reports whether
+// it is from now on.
+func (i *initRun) pinned(ctx context.Context, found []smarthost.Probed) bool {
+	s := &i.setup
+	if !i.asks || s.provider.Name != "" || s.caFile != "" || len(s.pins) > 0 {
+		return false
+	}
+	for _, p := range found {
+		if p.Pin == "" {
+			continue
+		}
+		fmt.Fprintf(i.out, "%s\n", wrapped("If that is your own server, its key can be trusted by itself. Compare it there, with what "+
+			"\"openssl x509 -in CERTIFICATE -noout -fingerprint -sha256\" prints; this is:", 0))
+		fmt.Fprintf(i.out, "  certificate  %s\n  key          %s\n", clean(p.Fingerprint), clean(p.Pin))
+		if !i.agreed(ctx, "Is that the right key? [y/N] ") {
+			return false
+		}
+		s.pins, i.newPin = append(s.pins, p.Pin), true
+	}
+	return i.newPin
+}
+
 // probeText says what was found, a line for each step.
 func probeText(found []smarthost.Probed) string {
 	var b strings.Builder

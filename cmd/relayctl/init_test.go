@@ -57,7 +57,8 @@ func TestLocalInterfaces_HaveTheLoopback(t *testing.T) {
 }
 
 func TestImpliesTLS_OnlyPort465(t *testing.T) {
-	for servers, want := range map[string]bool{"a:465": true, "a": false, "a:587": false, "[::1]:465": true} {
+	for servers, want := range map[string]bool{"a:465": true, "a": false, "a:587": false, "[::1]:465": true,
+		"_submissions._tcp.isp.example": true, "_submission._tcp.isp.example": false} {
 		if impliesTLS([]string{servers}) != want {
 			t.Errorf("%s: %v", servers, !want)
 		}
