@@ -35,17 +35,24 @@ func tokensOf(p provider.Provider) *clientSetup {
 	return &clientSetup{of: oauth.Provider(of), personal: personal}
 }
 
+// tokensWanted reports whether a flag has decided for OAuth2.
+func (f *initFlags) tokensWanted() bool {
+	return f.clientID != "" || f.secretFile != "" || f.tenant != ""
+}
+
 // missingSecret names the flags of the login that are missing, as far as nobody can be asked.
 func (i *initRun) missingSecret() string {
-	f, s := i.flags, &i.setup
+	f, s := &i.flags, &i.setup
 	known := tokensOf(s.provider)
 	switch {
-	case f.clientID != "" && f.passwordFile == "" && known != nil && known.of == oauth.ProviderGoogle && f.secretFile == "":
-		return "--client-secret-file"
-	case f.clientID != "" || f.passwordFile != "":
+	case f.passwordFile != "":
 		return ""
-	case s.provider.Password == provider.PasswordNone:
+	case f.clientID == "" && (f.tokensWanted() || s.provider.Password == provider.PasswordNone):
 		return "--client-id"
+	case f.clientID != "" && f.secretFile == "" && known != nil && known.of == oauth.ProviderGoogle:
+		return "--client-secret-file"
+	case f.clientID != "":
+		return ""
 	case known != nil && known.of == oauth.ProviderMicrosoft:
 		return "--client-id or --password-file"
 	case known != nil:
@@ -58,18 +65,16 @@ func (i *initRun) missingSecret() string {
 
 // kind learns whether the account logs in with OAuth2 or with a password.
 func (i *initRun) kind(ctx context.Context) error {
-	s, f := &i.setup, i.flags
+	s, f := &i.setup, &i.flags
 	known := tokensOf(s.provider)
 	switch {
-	case f.clientID != "" && known == nil:
+	case f.tokensWanted() && known == nil:
 		return misuse(i.cmd, "--client-id goes with microsoft365, outlook, gmail and google-workspace; for others add [smarthost.oauth2] by hand")
 	case s.provider.Password == provider.PasswordNone && f.passwordFile != "":
 		return misuse(i.cmd, "%s takes no password, only OAuth2: say --client-id in place of --password-file", s.provider.Name)
-	case f.clientID != "" && f.passwordFile != "":
-		return misuse(i.cmd, "say --client-id or --password-file, not both")
-	case f.clientID == "" && (f.secretFile != "" || f.tenant != "") && !i.asks:
-		return misuse(i.cmd, "--client-secret-file and --tenant go with --client-id")
-	case f.clientID != "" || s.provider.Password == provider.PasswordNone:
+	case f.tokensWanted() && f.passwordFile != "":
+		return misuse(i.cmd, "--password-file does not go with --client-id, --client-secret-file and --tenant")
+	case f.tokensWanted() || s.provider.Password == provider.PasswordNone:
 		s.oauth2 = known
 	case known != nil && f.passwordFile == "" && i.asks:
 		if wanted, err := i.wantsTokens(ctx, known); err != nil {
@@ -78,12 +83,10 @@ func (i *initRun) kind(ctx context.Context) error {
 			s.oauth2 = known
 		}
 	}
-	switch {
-	case s.oauth2 == nil && (f.secretFile != "" || f.tenant != ""):
-		return misuse(i.cmd, "--client-secret-file and --tenant go with OAuth2")
-	case s.oauth2 != nil && f.tenant != "" && (s.oauth2.of != oauth.ProviderMicrosoft || s.oauth2.personal):
+	switch c := s.oauth2; {
+	case c != nil && f.tenant != "" && (c.of != oauth.ProviderMicrosoft || c.personal):
 		return misuse(i.cmd, "--tenant goes with microsoft365")
-	case s.oauth2 != nil && f.secretFile != "" && s.oauth2.personal:
+	case c != nil && f.secretFile != "" && c.personal:
 		return misuse(i.cmd, "--client-secret-file does not go with %s, whose accounts a person logs in to", s.provider.Name)
 	}
 	return nil

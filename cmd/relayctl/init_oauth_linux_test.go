@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -148,4 +149,28 @@ func TestInit_ACertificateOfNobodyIsPinnedOnAYes(t *testing.T) {
 			t.Error(text)
 		}
 	}
+}
+
+// A secret that is given decides for OAuth2, and the rest is asked for.
+func TestInit_Microsoft365AsAnApplication(t *testing.T) {
+	dir := t.TempDir()
+	config, secret := filepath.Join(dir, "relayd.toml"), filepath.Join(dir, "app.secret")
+	if err := os.WriteFile(secret, []byte("gehe1m\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := newConsole(t)
+	wait := c.start("--config", config, "init", "--no-probe", "--network", "none", "--postmaster", "none", "--provider", "microsoft365",
+		"--client-secret-file", secret)
+	c.expect("Account name")
+	c.enter("printer@contoso.example")
+	c.expect("SMTP.SendAsApp")
+	c.expect("Client ID of that application: ")
+	c.enter("1111-2222")
+	c.expect("[contoso.example]: ")
+	c.enter("3333-4444")
+	c.expect("oauth status")
+	if code := wait(); code != exitDone {
+		t.Errorf("exit code %d", code)
+	}
+	wantLines(t, readText(t, config), `tenant_id = "3333-4444"`, `client_secret_file = "`+secret+`"`)
 }

@@ -8,6 +8,7 @@ import (
 
 	"relayd/internal/config"
 	"relayd/internal/issuer"
+	"relayd/internal/provider"
 	"relayd/internal/sandbox"
 	"relayd/smarthost"
 )
@@ -138,5 +139,28 @@ func TestProbe_AnApplicationsLoginIsTried(t *testing.T) {
 	if err != nil || found[0].Failure == nil || !strings.Contains(text, "the client secret of application relay has expired") ||
 		strings.Contains(text, "gehe1m") {
 		t.Errorf("%v\n%s", err, text)
+	}
+}
+
+// init knows how to log in to whatever takes no password, and to no others than those it names.
+func TestTokensOf_TheProvidersOfWhichTheConfigurationKnowsTheEndpoints(t *testing.T) {
+	var known []string
+	for _, p := range provider.All() {
+		c := tokensOf(p)
+		if c == nil && p.Password == provider.PasswordNone {
+			t.Errorf("%s takes OAuth2 alone, and init has no way to log in there", p.Name)
+		}
+		if c != nil {
+			known = append(known, p.Name)
+		}
+	}
+	if got := strings.Join(known, " "); got != "gmail google-workspace google-workspace-relay microsoft365 outlook" {
+		t.Error(got)
+	}
+	if of, personal := config.KnownTokens([]string{"smtp-mail.outlook.com"}); of != "microsoft" || !personal {
+		t.Errorf("%s, %v", of, personal)
+	}
+	if of, _ := config.KnownTokens([]string{"smtp.gmail.com:465"}); of != "google" {
+		t.Error(of)
 	}
 }
