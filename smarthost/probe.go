@@ -45,7 +45,7 @@ type Probed struct {
 	Failure *envelope.Failure
 	Refused bool
 	// Pin is the digest of the host's key, for Route.Pins, and Fingerprint that of its certificate, in hex with colons, when
-	// all that is wrong is that the certificate leads to no authority that is trusted. "" otherwise.
+	// the certificate leads to no authority that is trusted, or is signed by itself; "" otherwise.
 	Pin, Fingerprint string
 }
 
@@ -205,10 +205,8 @@ func (p *probe) failed(err error) {
 		p.ok(name, "")
 	}
 	p.fail(at, classifyError(p.host.place, err))
-	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); !unknown || at != StepCertificate {
-		return
-	}
-	if leaf := shownCertificate(err); leaf != nil {
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
+	if leaf := shownCertificate(err); leaf != nil && (unknown || selfSigned(leaf)) { // of which a wrong name is told first
 		p.Pin, p.Fingerprint = keyPin(leaf).String(), fingerprint(leaf)
 	}
 }

@@ -46,6 +46,7 @@ func (i *initRun) pinned(ctx context.Context, found []smarthost.Probed) bool {
 	if !i.asks || s.provider.Name != "" || s.caFile != "" || len(s.pins) > 0 {
 		return false
 	}
+	var pins []string
 	for _, p := range found {
 		if p.Pin == "" {
 			continue
@@ -56,8 +57,9 @@ func (i *initRun) pinned(ctx context.Context, found []smarthost.Probed) bool {
 		if !i.agreed(ctx, "Is that the right key? [y/N] ") {
 			return false
 		}
-		s.pins, i.newPin = append(s.pins, p.Pin), true
+		pins = append(pins, p.Pin)
 	}
+	s.pins, i.newPin = pins, len(pins) > 0
 	return i.newPin
 }
 
