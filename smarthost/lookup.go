@@ -119,7 +119,7 @@ func (l *lookup) ask(ctx context.Context) ([]record, error) {
 			return []record{{host: l.entry.host, port: l.entry.port}}, nil
 		}
 	}
-	if len(out) == 0 { // an error beside records tells of some that were of no use
+	if len(out) == 0 && err != nil { // an error beside records tells of some that were of no use
 		return nil, err
 	}
 	out = slices.DeleteFunc(out, func(r record) bool { return r.host == "." || r.host == "" })

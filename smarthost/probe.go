@@ -2,6 +2,7 @@ package smarthost
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -43,6 +44,9 @@ type Probed struct {
 	// did not want it.
 	Failure *envelope.Failure
 	Refused bool
+	// Pin is the digest of the host's key, for Route.Pins, and Fingerprint that of its certificate, in hex with colons, when
+	// the certificate leads to no authority that is trusted, or is signed by itself; "" otherwise.
+	Pin, Fingerprint string
 }
 
 // Probe opens a session with each host of each route of o, one after the other, as for mail: it connects, secures the
@@ -201,6 +205,16 @@ func (p *probe) failed(err error) {
 		p.ok(name, "")
 	}
 	p.fail(at, classifyError(p.host.place, err))
+	_, unknown := errors.AsType[x509.UnknownAuthorityError](err)
+	if leaf := shownCertificate(err); leaf != nil && (unknown || selfSigned(leaf)) { // of which a wrong name is told first
+		p.Pin, p.Fingerprint = keyPin(leaf).String(), fingerprint(leaf)
+	}
+}
+
+// fingerprint is the SHA-256 of a certificate as openssl prints it.
+func fingerprint(c *x509.Certificate) string {
+	digits := strings.Split(strings.TrimSpace(fmt.Sprintf("% X", sha256.Sum256(c.Raw))), " ")
+	return strings.Join(digits, ":")
 }
 
 // failedStep returns the step at which err ended a session.
@@ -228,7 +242,8 @@ func failedStep(err error) string {
 
 func isCertificateError(err error) bool {
 	_, verify := errors.AsType[*tls.CertificateVerificationError](err)
-	return verify
+	_, pinned := errors.AsType[*pinError](err)
+	return verify || pinned
 }
 
 func (p *probe) ok(name, detail string) {

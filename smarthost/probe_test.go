@@ -93,6 +93,12 @@ func TestProbe_SaysWhereItEndsAndWhatToDo(t *testing.T) {
 			"connection greeting TLS !certificate", "is valid from"},
 		{"unknown authority", sandbox.Options{}, func(o *Options) { o.Routes[0].RootCAs = nil },
 			"connection greeting TLS !certificate", "which this machine does not trust"},
+		{"self-signed, for another name", sandbox.Options{Certificate: sandbox.CertificateSelfSigned}, func(o *Options) { o.Routes[0].TLSName = "other.example" },
+			"connection greeting TLS !certificate", `It is signed by itself, too: if its owner says that it is right, pin its key in place of both, pin_sha256 = "`},
+		{"for another name", sandbox.Options{}, func(o *Options) { o.Routes[0].TLSName = "other.example" },
+			"connection greeting TLS !certificate", "as tls_name"},
+		{"another key than the pinned one", sandbox.Options{}, func(o *Options) { o.Routes[0].Pins = []Pin{{1}} },
+			"connection greeting TLS !certificate", "another key than those of pin_sha256"},
 		{"no login wanted", sandbox.Options{NoAuth: true}, func(o *Options) { o.Routes[0].Username, o.Routes[0].Password = "", "" },
 			"connection greeting TLS certificate", "localhost"},
 		{"TLS where there is none", sandbox.Options{}, func(o *Options) { o.Routes[0].TLS = ModeImplicit },
@@ -110,6 +116,9 @@ func TestProbe_SaysWhereItEndsAndWhatToDo(t *testing.T) {
 			}
 			if (p.Failure != nil) != strings.Contains(tc.steps, "!") || !strings.Contains(last(p).Detail, tc.detail) {
 				t.Errorf("%v, %q lacks %q", p.Failure, last(p).Detail, tc.detail)
+			}
+			if (p.Pin != "") != slices.Contains([]string{"unknown authority", "self-signed, for another name"}, tc.name) || (p.Fingerprint == "") != (p.Pin == "") {
+				t.Errorf("a pin is offered: %q %q", p.Pin, p.Fingerprint)
 			}
 			if p.Refused != (tc.name == "wrong password") {
 				t.Errorf("Refused is %v", p.Refused)

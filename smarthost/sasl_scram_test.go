@@ -213,3 +213,19 @@ func TestSession_RefusedMechanismIsNotFollowedByTheNext(t *testing.T) {
 		})
 	}
 }
+
+// A login is bound to the connection that it is made on, also where that resumes the TLS session of one before.
+func TestSession_BindsTheLoginOnResumedSessions(t *testing.T) {
+	for name, version := range map[string]uint16{"TLS 1.3": tls.VersionTLS13, "TLS 1.2": tls.VersionTLS12} {
+		t.Run(name, func(t *testing.T) {
+			s := startSandbox(t, strict(sandbox.Options{Mechanisms: []string{"SCRAM-SHA-256-PLUS"}, MaxTLS: version, MaxPerConnection: 1}))
+			g := newRig(t, login(ModeStartTLS), s)
+			for range 3 {
+				wantDelivered(t, g.deliver(t, mail(hello)), s.Addr())
+			}
+			if st := s.Stats(); st.Connections != 3 || st.Resumed != 2 || st.AuthOK != 3 || st.AuthFailed != 0 {
+				t.Errorf("%+v", st)
+			}
+		})
+	}
+}

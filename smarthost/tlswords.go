@@ -16,7 +16,11 @@ func certificateWords(p place, err error) string {
 			"certificate or somebody stands between. If its owner says that it is right, write " + pinLine(pin.cert)
 	}
 	if name, ok := errors.AsType[x509.HostnameError](err); ok {
-		return nameWords(p, name)
+		text := nameWords(p, name)
+		if c := name.Certificate; c != nil && selfSigned(c) {
+			text += ". It is signed by itself, too: if its owner says that it is right, pin its key in place of both, " + pinLine(c)
+		}
+		return text
 	}
 	if unknown, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return authorityWords(unknown.Cert, shownCertificate(err))
@@ -42,6 +46,11 @@ func shownCertificate(err error) *x509.Certificate {
 	return failed.UnverifiedCertificates[0]
 }
 
+// selfSigned reports whether a certificate is signed with its own key.
+func selfSigned(c *x509.Certificate) bool {
+	return c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
+}
+
 // pinLine is the line of the configuration that pins the key of c.
 func pinLine(c *x509.Certificate) string { return `pin_sha256 = "` + keyPin(c).String() + `"` }
 
@@ -50,7 +59,7 @@ func authorityWords(unknown, shown *x509.Certificate) string {
 	if shown != nil {
 		pin = ", or, without ca_file, pin its key: " + pinLine(shown)
 	}
-	if shown != nil && shown.CheckSignature(shown.SignatureAlgorithm, shown.RawTBSCertificate, shown.Signature) == nil {
+	if shown != nil && selfSigned(shown) {
 		return "the certificate of %HOST is signed by itself and by no authority: if its owner says that it is right, give " +
 			"it as ca_file in [[smarthost]] %ROUTE" + pin
 	}

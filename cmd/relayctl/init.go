@@ -22,9 +22,12 @@ type initFlags struct {
 	provider     string
 	servers      []string
 	tls, caFile  string
+	pins         []string
 	username     string
 	passwordFile string
 	clientID     string
+	secretFile   string
+	tenant       string
 	networks     []string
 	postmaster   string
 	yes, noProbe bool
@@ -52,10 +55,14 @@ far as they are private, and nobody for reports that cannot be delivered.
 --provider takes a name that "relayctl providers" lists; any other smarthost is given with
 --server. --password-file names a file that has the password already, or "-" for standard
 input; the password itself cannot be an argument, which everybody on this machine could read.
-A provider that takes no password is logged in to with OAuth2: --client-id is the ID of an
-application that you have registered there, and "relayctl oauth login" comes after.`,
+Microsoft 365, Outlook.com and Gmail are logged in to with OAuth2 when --client-id says so: the
+ID of an application that you have registered there, for which README.md has the steps.
+"relayctl oauth login" comes after, once. At Microsoft 365 an application logs in by itself,
+and no person has to, with --client-secret-file; at Gmail the client's secret goes there. The
+tenant is the domain of the account unless --tenant says another.`,
 		Example: `  relayctl init
   relayctl init --provider gmail --username me@gmail.com
+  relayctl init --provider microsoft365 --username printer@contoso.com --client-id 11111111-2222-...
   relayctl init --server smtp.isp.example --username me@isp.example \
       --password-file /run/secrets/isp --network 192.168.1.0/24 --yes`,
 		Args: noArgs,
@@ -69,9 +76,12 @@ application that you have registered there, and "relayctl oauth login" comes aft
 	flags.StringArrayVar(&f.servers, "server", nil, "in place of a provider, a `host` or host:port; may be repeated, in the order of use")
 	flags.StringVar(&f.tls, "tls", "", "for --server, `how` TLS begins: starttls, implicit or off")
 	flags.StringVar(&f.caFile, "ca-file", "", "PEM `file` of the authority of the server's certificate, if it is not one of the system's")
+	flags.StringArrayVar(&f.pins, "pin", nil, "the SHA-256 of the server's key or certificate, which takes the place of an authority; a `digest` in hex or base64")
 	flags.StringVar(&f.username, "username", "", "the account's `name` at the provider")
 	flags.StringVar(&f.passwordFile, "password-file", "", "a `file` with the password in it; - reads it from standard input")
-	flags.StringVar(&f.clientID, "client-id", "", "in place of a password, the `ID` of your application at a provider that takes OAuth2 alone")
+	flags.StringVar(&f.clientID, "client-id", "", "in place of a password, the `ID` of your application at a provider with OAuth2")
+	flags.StringVar(&f.secretFile, "client-secret-file", "", "with --client-id, a `file` with the application's secret; - reads it from standard input")
+	flags.StringVar(&f.tenant, "tenant", "", "with --client-id at Microsoft 365, the `ID` or a domain of the tenant")
 	flags.StringArrayVar(&f.networks, "network", nil, "a `network` whose machines may relay, or none; may be repeated")
 	flags.StringVar(&f.postmaster, "postmaster", "", "the `address` that gets reports which cannot be delivered, or none")
 	flags.BoolVar(&f.yes, "yes", false, "ask nothing; take the defaults")
@@ -87,6 +97,7 @@ type initRun struct {
 	asks  bool // there is somebody to ask
 	// suggested is an address that was given before an account name was asked for.
 	suggested string
+	newPin    bool // a key is trusted since the last look
 
 	setup setup
 }
@@ -139,6 +150,10 @@ func (i *initRun) carryOut(ctx context.Context) error {
 		case !again:
 			return i.farewell(files)
 		}
+		if i.newPin {
+			i.newPin = false
+			continue
+		}
 		if i.setup.password, err = i.askHidden(ctx, "Password (not shown): "); err != nil {
 			return err
 		}
@@ -146,7 +161,7 @@ func (i *initRun) carryOut(ctx context.Context) error {
 }
 
 // judge checks the configuration and looks at the smarthost. It returns nil when the configuration is to be put in place,
-// and again when another password is to be tried first.
+// and again when another password or a key is to be tried first.
 func (i *initRun) judge(ctx context.Context, files *initFiles) (again bool, err error) {
 	cfg, err := i.check(files)
 	if err != nil || i.flags.noProbe {
@@ -173,6 +188,8 @@ func (i *initRun) judge(ctx context.Context, files *initFiles) (again bool, err 
 	case bad < len(found) && !refused:
 		fmt.Fprint(i.out, "Mail goes out by the host that is well; the relay tries the others again by itself.\n\n")
 		return false, nil
+	case i.pinned(ctx, found):
+		return true, nil
 	case i.asks && refused && i.setup.password != "" && i.agreed(ctx, "Try another password? [y/N] "):
 		return true, nil
 	case i.asks && ctx.Err() == nil && i.agreed(ctx, "Write the configuration all the same? [y/N] "):
@@ -202,20 +219,15 @@ func (i *initRun) check(files *initFiles) (*config.Config, error) {
 func (i *initRun) farewell(files *initFiles) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Wrote %s", i.setup.target)
-	if files.password != "" {
-		fmt.Fprintf(&b, " and %s", files.password)
+	if files.secret != "" {
+		fmt.Fprintf(&b, " and %s", files.secret)
 	}
 	fmt.Fprintf(&b, " (%s).\n", files.modeText())
 	option := ""
 	if i.setup.target != defaultConfig {
 		option = " --config " + i.setup.target
 	}
-	if i.setup.tokens() {
-		fmt.Fprintf(&b, "\nMail waits until somebody has logged in as %s, once: when the relay runs, say\n\"relayctl%s oauth login %s\".\n",
-			i.setup.username, option, i.setup.provider.Name)
-	}
-	fmt.Fprintf(&b, "\n\"relayctl%s check\" says what it amounts to; \"relayd%s\" runs the relay, and so does\n"+
-		"\"systemctl enable --now relayd\" where the service is installed.\n", option, option)
+	b.WriteString(i.setup.next(option))
 	_, err := fmt.Fprint(i.out, cleanText(b.String()))
 	return err
 }
@@ -228,10 +240,11 @@ type setup struct {
 	servers    []string
 	tls        string // "": what provider or port imply
 	caFile     string
+	pins       []string // digests of the server's key or certificate
 	username   string
-	password   string // to be written to a file of its own; "": passwordFile, or no login
-	passFile   string // a file that has the password already
-	clientID   string // of the application that logs in with OAuth2; the provider takes no password then
+	password   string       // to be written to a file of its own; "": passwordFile, or no login
+	passFile   string       // a file that has the password already
+	oauth2     *clientSetup // how the account logs in with OAuth2; nil with a password, or without a login
 	networks   []string
 	postmaster string
 }
@@ -244,26 +257,39 @@ func (s *setup) name() string {
 	return serverHost(s.servers[0])
 }
 
-// ownPasswordFile is the path that a typed password is written to.
-func (s *setup) ownPasswordFile() string {
-	return filepath.Join(filepath.Dir(s.target), passwordFileName(s.name()))
+// own returns the path and the text of the file that a typed secret is written to; "" when none was typed.
+func (s *setup) own() (path, text string) {
+	switch {
+	case s.password != "":
+		return s.ownPasswordFile(), s.password
+	case s.oauth2 != nil && s.oauth2.secret != "":
+		return s.ownSecretFile(), s.oauth2.secret
+	}
+	return "", ""
 }
 
-// passwordFileName is the name of the file with the password of a provider or a server.
-func passwordFileName(name string) string {
+// ownPasswordFile is the path that a typed password is written to.
+func (s *setup) ownPasswordFile() string {
+	return filepath.Join(filepath.Dir(s.target), fileName(s.name())+".password")
+}
+
+// ownSecretFile is the path that a typed secret of a client is written to.
+func (s *setup) ownSecretFile() string {
+	return filepath.Join(filepath.Dir(s.target), fileName(s.name())+".secret")
+}
+
+// fileName is the beginning of the name of the file with the secret of a provider or a server.
+func fileName(name string) string {
 	return strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '-' || r == '_' {
 			return r
 		}
 		return '-'
-	}, name) + ".password"
+	}, name)
 }
 
 // needsLogin reports whether there is an account; a server may have none.
 func (s *setup) needsLogin() bool { return s.username != "" || s.provider.UsernameIs != "" }
-
-// tokens reports whether the login is with OAuth2.
-func (s *setup) tokens() bool { return s.provider.Password == provider.PasswordNone }
 
 // text is the configuration.
 func (s *setup) text() string {
@@ -295,12 +321,13 @@ func (s *setup) text() string {
 		p("# The authority that has signed the server's certificate.")
 		p("ca_file = %s", tomlString(s.caFile))
 	}
+	if len(s.pins) > 0 {
+		p("# The server's key, by which it is known whoever signed its certificate.")
+		p("pin_sha256 = %s", tomlList(s.pins))
+	}
 	switch {
-	case s.tokens():
-		p("# The account. It logs in with OAuth2 tokens, which a person's login gives: \"relayctl oauth login %s\".", s.provider.Name)
-		p("username = %s", tomlString(s.username))
-		p("[smarthost.oauth2]")
-		p("client_id = %s", tomlString(s.clientID))
+	case s.oauth2 != nil:
+		s.textOAuth2(p)
 	case s.needsLogin():
 		p("# The account. The password is in a file of its own, which the relay must be able to read and others should not.")
 		if s.username != "" {

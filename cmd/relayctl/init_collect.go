@@ -27,7 +27,7 @@ func (i *initRun) collect(ctx context.Context) error {
 		}
 		return misuse(i.cmd, "%s: say %s", why, strings.Join(missing, ", "))
 	}
-	for _, step := range []func(context.Context) error{i.where, i.account, i.secret, i.whom, i.reports} {
+	for _, step := range []func(context.Context) error{i.where, i.kind, i.account, i.secret, i.whom, i.reports} {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -51,7 +51,7 @@ func (i *initRun) fromFlags() error {
 		}
 		s.provider = p
 	}
-	s.servers, s.tls, s.username, s.clientID = f.servers, f.tls, f.username, f.clientID
+	s.servers, s.tls, s.username = f.servers, f.tls, f.username
 	if s.tls == "" && impliesTLS(f.servers) {
 		s.tls = "implicit"
 	}
@@ -62,6 +62,7 @@ func (i *initRun) fromFlags() error {
 		}
 		s.caFile = path
 	}
+	s.pins = f.pins
 	s.networks = withoutNone(f.networks)
 	s.postmaster = strings.Join(withoutNone([]string{f.postmaster}), "")
 	return nil
@@ -77,11 +78,8 @@ func (i *initRun) missing() []string {
 	if s.username == "" && s.provider.Name != "" && s.provider.UsernameIs == "" {
 		out = append(out, "--username")
 	}
-	switch {
-	case s.tokens() && s.clientID == "":
-		out = append(out, "--client-id")
-	case !s.tokens() && (s.provider.Name != "" || s.username != "") && f.passwordFile == "":
-		out = append(out, "--password-file")
+	if secret := i.missingSecret(); secret != "" {
+		out = append(out, secret)
 	}
 	if len(f.networks) == 0 && !f.yes {
 		out = append(out, "--network")
@@ -189,38 +187,22 @@ func (i *initRun) account(ctx context.Context) error {
 	return nil
 }
 
-// secret learns the password, or where it is.
+// secret learns the password, or where it is, or what takes its place.
 func (i *initRun) secret(ctx context.Context) error {
 	s, f := &i.setup, i.flags
 	switch {
-	case s.tokens():
+	case s.oauth2 != nil:
 		return i.application(ctx)
-	case f.clientID != "":
-		return misuse(i.cmd, "--client-id goes with a provider that takes no password; for others add [smarthost.oauth2] by hand")
 	case !s.needsLogin() && f.passwordFile != "":
 		return misuse(i.cmd, "--password-file goes with --username")
 	case !s.needsLogin():
 		return nil
-	case f.passwordFile == "-":
-		password, err := readLine(i.in)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
-		}
-		switch s.password = strings.TrimSuffix(password, "\r"); {
-		case s.password == "":
-			return errors.New("there is no password on standard input")
-		case len(password) > 1000: // where readLine stops
-			return errors.New("what is on standard input is longer than a password; write it to a file and name that")
-		}
-	case f.passwordFile != "":
-		path, err := filepath.Abs(f.passwordFile)
-		if err != nil {
-			return err
-		}
-		s.passFile = path
-		return nil
 	}
-	if err := freeFor(s.ownPasswordFile()); err != nil || s.password != "" {
+	var err error
+	if s.password, s.passFile, err = i.fromFile(f.passwordFile, "password"); err != nil || s.passFile != "" {
+		return err
+	}
+	if err := freeFor(s.ownPasswordFile(), "--password-file"); err != nil || s.password != "" {
 		return err
 	}
 	if hint := s.provider.PasswordHint; hint != "" {
@@ -236,31 +218,33 @@ func (i *initRun) secret(ctx context.Context) error {
 	return nil
 }
 
-// application learns under which ID to ask for tokens in place of a password.
-func (i *initRun) application(ctx context.Context) error {
-	s := &i.setup
-	if i.flags.passwordFile != "" {
-		return misuse(i.cmd, "%s takes no password, only OAuth2: say --client-id in place of --password-file", s.provider.Name)
-	}
-	if s.clientID == "" {
-		fmt.Fprintf(i.out, "%s\n", wrapped(s.provider.Name+" takes no password, only OAuth2. Register an application there, which has an ID "+
-			"(client ID); README.md tells how.", 0))
-	}
-	for s.clientID == "" {
-		answer, err := i.ask(ctx, "Client ID of that application: ")
-		if err != nil {
-			return err
+// fromFile returns the secret that standard input has, for "-", or the whole path of the file that has it.
+func (i *initRun) fromFile(file, what string) (secret, path string, err error) {
+	switch file {
+	case "":
+		return "", "", nil
+	case "-":
+		const longest = 1000
+		line, err := readLine(i.in)
+		secret := strings.TrimSuffix(line, "\r")
+		switch {
+		case err != nil && !errors.Is(err, io.EOF):
+			return "", "", err
+		case secret == "":
+			return "", "", fmt.Errorf("there is no %s on standard input", what)
+		case len(line) > longest:
+			return "", "", fmt.Errorf("what is on standard input is longer than a %s; write it to a file and name that", what)
 		}
-		s.clientID = answer
+		return secret, "", nil
 	}
-	return nil
+	path, err = filepath.Abs(file)
+	return "", path, err
 }
 
-// freeFor refuses a path at which there is something.
-func freeFor(path string) error {
+// freeFor refuses a path at which there is something; flag is the one that uses it.
+func freeFor(path, flag string) error {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s exists already, and init never overwrites it: remove it, or use the password in it with "+
-			"--password-file %s", path, path)
+		return fmt.Errorf("%s exists already, and init never overwrites it: remove it, or use what is in it with %s %s", path, flag, path)
 	}
 	return nil
 }
@@ -340,9 +324,12 @@ func withoutNone(words []string) []string {
 	return out
 }
 
-// impliesTLS reports whether the servers' port is that of TLS from the first byte.
+// impliesTLS reports whether the servers' port, or their service in DNS, is that of TLS from the first byte.
 func impliesTLS(servers []string) bool {
 	for _, s := range servers {
+		if strings.HasPrefix(strings.ToLower(s), "_submissions.") {
+			continue
+		}
 		if _, port, err := net.SplitHostPort(s); err != nil || port != "465" {
 			return false
 		}

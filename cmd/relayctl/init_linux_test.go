@@ -157,10 +157,10 @@ func TestInit_AProviderWithoutPasswords(t *testing.T) {
 	c.expect("That is outlook")
 	c.expect("[me@hotmail.com]: ")
 	c.enter("")
-	c.expect("outlook takes no password, only OAuth2. Register an application there")
+	c.expect("outlook takes no password, only OAuth2. Register an application")
 	c.expect("Client ID of that application: ")
 	c.enter("1111-2222")
-	c.expect(`oauth login outlook".`)
+	c.expect(" oauth login outlook")
 	if code := wait(); code != exitDone {
 		t.Errorf("exit code %d", code)
 	}
@@ -240,7 +240,7 @@ func TestInit_WhatFailedIsWrittenOnlyOnAYes(t *testing.T) {
 func TestInit_TheInputEnds(t *testing.T) {
 	dir := t.TempDir()
 	c := newConsole(t)
-	wait := c.start("--config", filepath.Join(dir, "relayd.toml"), "init", "--provider", "gmail")
+	wait := c.start("--config", filepath.Join(dir, "relayd.toml"), "init", "--provider", "yahoo")
 	c.expect("Account name")
 	if _, err := c.keyboard.WriteString("\x04"); err != nil {
 		t.Fatal(err)
@@ -321,7 +321,7 @@ func TestInitFiles_OthersCannotReadThem(t *testing.T) {
 	if err := files.place(); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{dir, s.target, files.password} {
+	for _, path := range []string{dir, s.target, files.secret} {
 		info, err := os.Stat(path)
 		if err != nil {
 			t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"relayd/internal/config"
+	"relayd/internal/issuer"
+	"relayd/internal/provider"
 	"relayd/internal/sandbox"
 	"relayd/smarthost"
 )
@@ -56,7 +58,8 @@ func TestLocalInterfaces_HaveTheLoopback(t *testing.T) {
 }
 
 func TestImpliesTLS_OnlyPort465(t *testing.T) {
-	for servers, want := range map[string]bool{"a:465": true, "a": false, "a:587": false, "[::1]:465": true} {
+	for servers, want := range map[string]bool{"a:465": true, "a": false, "a:587": false, "[::1]:465": true,
+		"_submissions._tcp.isp.example": true, "_submission._tcp.isp.example": false} {
 		if impliesTLS([]string{servers}) != want {
 			t.Errorf("%s: %v", servers, !want)
 		}
@@ -66,10 +69,10 @@ func TestImpliesTLS_OnlyPort465(t *testing.T) {
 	}
 }
 
-func TestPasswordFileName_IsAFileName(t *testing.T) {
-	for name, want := range map[string]string{"gmail": "gmail.password", "smtp.isp.example": "smtp.isp.example.password",
-		"::1": "--1.password", "../etc/x": "..-etc-x.password"} {
-		if got := passwordFileName(name); got != want {
+func TestFileName_IsAFileName(t *testing.T) {
+	for name, want := range map[string]string{"gmail": "gmail", "smtp.isp.example": "smtp.isp.example",
+		"::1": "--1", "../etc/x": "..-etc-x"} {
+		if got := fileName(name); got != want {
 			t.Errorf("%s: %s", name, got)
 		}
 	}
@@ -106,5 +109,58 @@ func TestProbe_ALoginThatComesLaterIsNotMissed(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in %s", want, text)
 		}
+	}
+}
+
+// An application needs no person, so that its login is looked at before the configuration is written: a secret that has
+// ended is told then, and not by mail that waits.
+func TestProbe_AnApplicationsLoginIsTried(t *testing.T) {
+	tokens, err := issuer.Start(issuer.Options{ClientID: "relay", ClientSecret: "gehe1m", User: "printer@contoso.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tokens.Close() })
+	s, err := sandbox.Start(sandbox.Options{VerifyToken: tokens.Verify})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	cfg := &config.Config{Hostname: "relay.example.com", Smarthosts: []config.Smarthost{{
+		Name: "microsoft365", Hosts: []string{s.Addr()}, TLS: "starttls", RootCAs: s.CertPool(), Auth: "auto", Username: "printer@contoso.example",
+		OAuth2: &config.OAuth2{Flow: "client_credentials", ClientID: "relay", ClientSecret: "gehe1m", TokenURL: tokens.TokenURL()}}}}
+	found, err := smarthost.Probe(t.Context(), probeOptions(cfg))
+	if err != nil || found[0].Failure != nil || !strings.Contains(probeText(found), "as printer@contoso.example with XOAUTH2") {
+		t.Errorf("%v\n%s", err, probeText(found))
+	}
+	fault := issuer.Refusal("invalid_client", "AADSTS7000222: The provided client secret keys are expired.")
+	tokens.Fail(&fault)
+	found, err = smarthost.Probe(t.Context(), probeOptions(cfg))
+	text := strings.Join(strings.Fields(probeText(found)), " ")
+	if err != nil || found[0].Failure == nil || !strings.Contains(text, "the client secret of application relay has expired") ||
+		strings.Contains(text, "gehe1m") {
+		t.Errorf("%v\n%s", err, text)
+	}
+}
+
+// init knows how to log in to whatever takes no password, and to no others than those it names.
+func TestTokensOf_TheProvidersOfWhichTheConfigurationKnowsTheEndpoints(t *testing.T) {
+	var known []string
+	for _, p := range provider.All() {
+		c := tokensOf(p)
+		if c == nil && p.Password == provider.PasswordNone {
+			t.Errorf("%s takes OAuth2 alone, and init has no way to log in there", p.Name)
+		}
+		if c != nil {
+			known = append(known, p.Name)
+		}
+	}
+	if got := strings.Join(known, " "); got != "gmail google-workspace google-workspace-relay microsoft365 outlook" {
+		t.Error(got)
+	}
+	if of, personal := config.KnownTokens([]string{"smtp-mail.outlook.com"}); of != "microsoft" || !personal {
+		t.Errorf("%s, %v", of, personal)
+	}
+	if of, _ := config.KnownTokens([]string{"smtp.gmail.com:465"}); of != "google" {
+		t.Error(of)
 	}
 }

@@ -17,7 +17,7 @@ const daemonGroup = "relayd"
 type initFiles struct {
 	target    string
 	temporary string // the configuration, beside target
-	password  string // the password's own file, if one was written; in place
+	secret    string // the file of the password or of the client's secret, if one was written; in place
 	folder    string // that of target, if it was made
 	access    access
 	placed    bool
@@ -53,7 +53,7 @@ func (f *initFiles) modeText() string {
 	return fmt.Sprintf("mode %04o", f.access.mode)
 }
 
-// write writes the password to its own file, if it was typed, and the configuration beside where it will be. After an
+// write writes the password or the client's secret to its own file, if it was typed, and the configuration beside where it will be. After an
 // error nothing is left of them.
 func (s *setup) write() (*initFiles, error) {
 	f := &initFiles{target: s.target, access: accessForDaemon()}
@@ -61,13 +61,12 @@ func (s *setup) write() (*initFiles, error) {
 	if err := f.makeFolder(dir); err != nil {
 		return nil, notWritten(dir, err)
 	}
-	if s.password != "" {
-		path := s.ownPasswordFile()
-		if err := writeNew(path, s.password+"\n", f.access); err != nil {
+	if path, text := s.own(); path != "" {
+		if err := writeNew(path, text+"\n", f.access); err != nil {
 			f.remove()
 			return nil, notWritten(path, err)
 		}
-		f.password = path
+		f.secret = path
 	}
 	temporary, err := writeBeside(s.target, s.text(), f.access)
 	if err != nil {
@@ -121,7 +120,7 @@ func (f *initFiles) remove() {
 	if f.placed {
 		return
 	}
-	for _, path := range []string{f.temporary, f.password, f.folder} {
+	for _, path := range []string{f.temporary, f.secret, f.folder} {
 		if path != "" {
 			os.Remove(path)
 		}
@@ -134,7 +133,7 @@ func notWritten(path string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s cannot be written: this user may not; use sudo, or name another file with --config", path)
 	case errors.Is(err, fs.ErrExist):
-		return freeFor(path)
+		return fmt.Errorf("%s exists already, and init never overwrites it: remove it, or name another file with --config", path)
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s cannot be written: its folder does not exist; make it, or name another file with --config", path)
 	}

@@ -66,7 +66,8 @@ func cmdPerson(ts *testscript.TestScript, _ bool, args []string) {
 		resp.Body.Close()
 		pipe, err := os.OpenFile(ts.MkAbs(args[2]), os.O_WRONLY, 0)
 		ts.Check(err)
-		_, err = pipe.WriteString("what?\n" + resp.Header.Get("Location") + "\n")
+		long := strings.Replace(resp.Header.Get("Location"), "?", "?session_state="+strings.Repeat("x", 3000)+"&", 1)
+		_, err = pipe.WriteString("what?\n" + long + "\n") // as long as Entra's are
 		ts.Check(err)
 		ts.Check(pipe.Close())
 	default:

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"relayd/internal/oauth"
 	"relayd/internal/provider"
 )
 
@@ -182,10 +183,13 @@ func describeProvider(p provider.Provider) string {
 	if p.Username != provider.UsernameFixed {
 		fmt.Fprintf(&b, "    username      = %q\n", exampleUsername(p))
 	}
-	if p.Password != provider.PasswordNone {
-		fmt.Fprintf(&b, "    password_file = %q\n", passwordFileName(p.Name))
-	} else {
+	switch tokens := tokensOf(p); {
+	case tokens != nil && tokens.of == oauth.ProviderMicrosoft && !tokens.personal: // whose passwords end
+		b.WriteString("    [smarthost.oauth2]\n    tenant_id     = \"example.com\"\n    client_id     = \"...\"\n")
+	case p.Password == provider.PasswordNone:
 		b.WriteString("    [smarthost.oauth2]\n    client_id     = \"...\"\n")
+	default:
+		fmt.Fprintf(&b, "    password_file = %q\n", fileName(p.Name)+".password")
 	}
 	return b.String()
 }

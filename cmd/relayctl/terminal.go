@@ -33,6 +33,9 @@ func isTerminal(v any) bool {
 	return ok
 }
 
+// longestLine bounds an answer, in octets. Addresses with a provider's code in them have a thousand and more.
+const longestLine = 16 << 10
+
 // readLine reads up to a line feed and no further, since what follows belongs to somebody else.
 func readLine(r io.Reader) (string, error) {
 	var line []byte
@@ -44,7 +47,7 @@ func readLine(r io.Reader) (string, error) {
 			}
 			line = append(line, b[0])
 		}
-		if err != nil || len(line) > 1000 {
+		if err != nil || len(line) > longestLine {
 			return string(line), err
 		}
 	}

@@ -70,20 +70,25 @@ func (a *accounts) keep(c *config.Config) {
 	var gone []source
 	var kept []source
 	for _, s := range a.sources {
-		if !wanted[s.Source] {
+		if wanted[s.Source] {
+			kept = append(kept, s)
+		} else {
 			gone = append(gone, s)
-			continue
 		}
-		if !s.started {
-			s.Start()
-			s.started = true
-		}
-		kept = append(kept, s)
 	}
 	a.sources = kept
 	a.mu.Unlock()
+	// First the old ones end: two that exchange one refresh token at the same time look to a provider like a theft.
 	for _, s := range gone {
 		s.Close()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range a.sources {
+		if s := &a.sources[i]; !s.started {
+			s.Start()
+			s.started = true
+		}
 	}
 }
 

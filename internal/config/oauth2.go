@@ -68,6 +68,19 @@ func readOAuth2(t *table, hosts []string) *OAuth2 {
 	return o
 }
 
+// KnownTokens returns whose tokens hosts take, "microsoft" or "google", of which endpoints and scopes need not be
+// configured, and whether the accounts are people's own; "" for all others. A port may be missing.
+func KnownTokens(hosts []string) (provider string, personal bool) {
+	full := make([]string, len(hosts))
+	for i, h := range hosts {
+		full[i] = h
+		if _, _, err := net.SplitHostPort(h); err != nil {
+			full[i] = net.JoinHostPort(h, "0")
+		}
+	}
+	return providerOf(full, "")
+}
+
 // providerOf returns whose hosts these are, and whether they are for people's own accounts rather than an organisation's.
 func providerOf(hosts []string, tenant string) (provider string, personal bool) {
 	if tenant != "" {

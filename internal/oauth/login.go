@@ -58,7 +58,7 @@ func LoginByDevice(ctx context.Context, a Account, rt http.RoundTripper, show fu
 		if _, away := errors.AsType[*EndpointError](err); !away {
 			return Grant{}, err
 		}
-		device.Interval = 2 * max(device.Interval, 5) // RFC 8628 section 3.5: slower after a time-out
+		device.Interval = min(2*max(device.Interval, 5), 60) // RFC 8628 section 3.5: slower after a time-out
 	}
 }
 

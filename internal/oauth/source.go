@@ -23,6 +23,9 @@ const (
 
 	endpointPauseMin, endpointPauseMax = 5 * time.Second, time.Minute
 	grantPauseMin, grantPauseMax       = time.Minute, time.Hour
+
+	// parting is how long Close lets a renewal finish that may bring a new refresh token.
+	parting = 5 * time.Second
 )
 
 // Options are what a Source works with beside its account.
@@ -30,7 +33,8 @@ type Options struct {
 	// Store holds the grants of the flows of a person.
 	Store *Store
 	Log   *slog.Logger
-	// Recovered, when set, is called after a token was had again following a failure, with no lock held.
+	// Recovered, when set, is called after a token was had again following a failure, or a first one from a new login, with
+	// no lock held.
 	Recovered func()
 	// Transport sends the requests; nil is http.DefaultTransport.
 	Transport http.RoundTripper
@@ -104,7 +108,8 @@ func (s *Source) Start() {
 		for {
 			s.mu.Lock()
 			s.save()
-			if now := time.Now(); !s.token.lives(now) || !now.Before(s.token.due) {
+			// A new login counts at once, also where the token of the one before still lives: perhaps no host takes that one.
+			if now := time.Now(); !s.token.lives(now) || !now.Before(s.token.due) || s.changed() {
 				s.launch(now)
 			}
 			s.mu.Unlock()
@@ -117,11 +122,21 @@ func (s *Source) Start() {
 	})
 }
 
-// Close ends all requests. Token fails from then on.
+// Close ends all requests. Token fails from then on. A renewal with a person's grant may finish for a moment first: the
+// provider may have exchanged the refresh token already, and whoever hangs up then has lost the login.
 func (s *Source) Close() {
 	s.mu.Lock()
 	s.closed = true
+	flight := s.flight
 	s.mu.Unlock()
+	if flight != nil && s.account.Flow.Personal() {
+		timer := time.NewTimer(parting)
+		defer timer.Stop()
+		select {
+		case <-flight:
+		case <-timer.C:
+		}
+	}
 	s.cancel()
 	s.running.Wait()
 }
@@ -181,13 +196,19 @@ func (s *Source) Retry() {
 	s.mu.Unlock()
 }
 
+// changed reports whether the stored grant is another than at the last renewal. s.mu is held.
+func (s *Source) changed() bool {
+	return s.account.Flow.Personal() && !s.seen.equal(s.opt.Store.stamp(s.account.Name))
+}
+
 // launch starts a renewal unless one is under way or it is too soon after a failure; it reports whether one is under way
 // now. s.mu is held.
 func (s *Source) launch(now time.Time) bool {
 	if s.flight != nil {
 		return true
 	}
-	changed := s.account.Flow.Personal() && !s.seen.equal(s.opt.Store.stamp(s.account.Name))
+	changed := s.changed()
+	relogged := changed && s.seen.info != nil
 	if s.closed || s.failure != nil && now.Before(s.retry) && !changed {
 		return false
 	}
@@ -198,7 +219,7 @@ func (s *Source) launch(now time.Time) bool {
 		got, err := s.renew(&style)
 		s.mu.Lock()
 		s.style = style
-		recovered := s.settle(got, err, time.Now())
+		recovered := s.settle(got, err, time.Now()) || relogged && err == nil
 		s.flight = nil
 		close(flight)
 		s.mu.Unlock()

@@ -73,7 +73,11 @@ func (s *Source) report(err error, refused, news bool) {
 	case news:
 		level = slog.LevelWarn
 	}
-	s.opt.Log.Log(s.ctx, level, "no token can be had; mail waits when the present one ends", "route", s.account.Name,
+	words := "no token can be had; mail waits"
+	if s.token.lives(time.Now()) {
+		words = "no new token can be had; mail waits when the present one ends"
+	}
+	s.opt.Log.Log(s.ctx, level, words, "route", s.account.Name,
 		"username", s.account.Username, "problem", err.Error())
 }
 
