@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,8 @@ type request struct {
 	// gets errStore, and what may have reached the disk is undone.
 	keep bool
 	done func(error)
+	// optional gives the request up when the disk has no room for it.
+	optional bool
 	// undone, where it is set, is called after done got errStore, once it is sure that nothing of the request is on disk.
 	undone func()
 }
@@ -46,7 +49,8 @@ type committer struct {
 	quit     chan struct{} // a recovery gives up
 	last     chan struct{} // no request comes any more
 	stopped  chan struct{}
-	broken   atomic.Bool
+	broken   atomic.Bool  // no mail is taken
+	full     atomic.Bool  // that is because the disk is full
 	gate     sync.RWMutex // held for reading while a request is handed over
 	closed   bool
 
@@ -92,7 +96,7 @@ func (c *committer) submit(r *request) {
 		}
 	}
 	if c.broken.Load() && !r.keep {
-		r.refuse()
+		r.refuse(c.unable())
 		return
 	}
 	c.gate.RLock()
@@ -104,18 +108,44 @@ func (c *committer) submit(r *request) {
 	c.requests <- r // the committer takes requests until it is closed
 }
 
+// unable returns why no mail is taken.
+func (c *committer) unable() error {
+	if c.full.Load() {
+		return errDiskFull
+	}
+	return errStore
+}
+
 // refuse answers a request of which nothing was written.
-func (r *request) refuse() {
-	r.done(errStore)
+func (r *request) refuse(why error) {
+	r.done(why)
 	if r.undone != nil {
 		r.undone()
 	}
 }
 
+// spare is store.spare; nothing while the store is away, or being opened.
+func (c *committer) spare() int64 {
+	if !c.mu.TryRLock() {
+		return 0
+	}
+	defer c.mu.RUnlock()
+	if c.store == nil {
+		return 0
+	}
+	return c.store.spare()
+}
+
 // commit submits changes and waits for them.
 func (c *committer) commit(keep bool, changes ...*change) error {
+	return c.await(&request{changes: changes, keep: keep})
+}
+
+// await submits r and waits for it.
+func (c *committer) await(r *request) error {
 	done := make(chan error, 1)
-	c.submit(&request{changes: changes, keep: keep, done: func(err error) { done <- err }})
+	r.done = func(err error) { done <- err }
+	c.submit(r)
 	return <-done
 }
 
@@ -128,7 +158,7 @@ func (c *committer) read(f func(*store) error) error {
 		return errStore
 	}
 	err := f(c.store)
-	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
+	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) || errors.Is(err, errDatabase) {
 		c.store.fail(err)
 		c.fail()
 		return errStore
@@ -225,14 +255,77 @@ func (r *request) size() (n int) {
 
 func (c *committer) write(batch []*request) {
 	err := c.apply(collect(batch))
+	if errors.Is(err, errNoRoom) {
+		batch, err = c.withoutRoom(batch, err)
+	}
 	if err == nil {
 		for _, r := range batch {
 			r.done(nil)
 		}
 		return
 	}
-	c.recover(batch, err)
+	if !errors.Is(err, ErrClosed) {
+		c.recover(batch, err)
+		return
+	}
+	for _, r := range batch {
+		r.done(err)
+	}
 }
+
+// withoutRoom answers the intake of a batch for which the disk has no room, and works until what is to be kept is on
+// disk. It returns what is left, and the error that is not a full disk. The store stays open meanwhile: what is queued
+// can be read, and delivered.
+func (c *committer) withoutRoom(batch []*request, cause error) (kept []*request, err error) {
+	c.full.Store(true)
+	c.broken.Store(true)
+	defer c.full.Store(false)
+	defer c.broken.Store(false)
+	for _, r := range batch {
+		if r.keep {
+			kept = append(kept, r)
+		} else {
+			r.refuse(fmt.Errorf("%w: %w", errDiskFull, cause))
+		}
+	}
+	for told := false; ; {
+		if kept, err = c.commitEach(kept); err != nil || len(kept) == 0 {
+			if told && err == nil {
+				c.log.Info("the disk of the queue has room again")
+			}
+			return kept, err
+		}
+		if !told {
+			c.log.Error("the disk of the queue is full; outcomes wait for room to be recorded, and no mail is taken; make room", "error", cause)
+			told = true
+		}
+		more, ok := c.wait(roomPause/4, maxUnrecorded-len(kept))
+		if kept = append(kept, more...); !ok {
+			return kept, ErrClosed
+		}
+	}
+}
+
+// commitEach commits requests one by one, so that one that needs more room than there is holds up no other, and returns
+// those for which there was none. After another error it returns all that is not done.
+func (c *committer) commitEach(requests []*request) (left []*request, err error) {
+	for i, r := range requests {
+		switch err := c.apply(r.changes); {
+		case errors.Is(err, errNoRoom) && r.optional:
+			r.done(err)
+		case errors.Is(err, errNoRoom):
+			left = append(left, r)
+		case err != nil:
+			return append(left, requests[i:]...), err
+		default:
+			r.done(nil)
+		}
+	}
+	return left, nil
+}
+
+// maxUnrecorded is how many outcomes may wait for room on the disk. A crash would have their messages delivered again.
+const maxUnrecorded = 256
 
 func (c *committer) apply(changes []*change) error {
 	c.mu.RLock()
@@ -270,17 +363,13 @@ func (c *committer) recover(batch []*request, cause error) {
 		r.done(errStore)
 	}
 	for pause := reopenPause; ; pause = min(2*pause, reopenMax) {
-		again := collect(kept)
-		for _, ch := range again {
-			ch.again = true
-		}
-		err := c.reopen(append(undo, again...))
+		err := c.reopen(append(undo, collect(kept)...))
 		if err == nil {
 			break
 		}
 		c.log.Error("the queue's store is still failing", "error", err, "next_try", pause.String())
-		if more, ok := c.wait(pause); ok {
-			kept = append(kept, more...)
+		more, ok := c.wait(pause, math.MaxInt)
+		if kept = append(kept, more...); ok {
 			continue
 		}
 		for _, r := range kept {
@@ -300,24 +389,25 @@ func (c *committer) recover(batch []*request, cause error) {
 }
 
 // wait waits out a pause of the recovery. Intake that was handed over before the store failed gets its answer; what
-// is to be kept joins the rest. ok is false when the committer is being closed.
-func (c *committer) wait(pause time.Duration) (kept []*request, ok bool) {
+// is to be kept joins the rest, about limit requests at most. ok is false when the committer is being closed.
+func (c *committer) wait(pause time.Duration, limit int) (kept []*request, ok bool) {
 	after := time.After(pause)
 	for {
+		requests := c.requests
+		if len(kept) >= limit {
+			requests = nil
+		}
 		select {
 		case <-after:
 			return kept, true
-		case r := <-c.requests:
+		case r := <-requests:
 			if r.keep {
 				kept = append(kept, r)
 			} else {
-				r.refuse()
+				r.refuse(c.unable())
 			}
 		case <-c.quit:
-			for _, r := range kept {
-				r.done(ErrClosed)
-			}
-			return nil, false
+			return kept, false
 		}
 	}
 }
@@ -336,6 +426,9 @@ func (c *committer) reopen(changes []*change) error {
 		return err
 	}
 	st.failing = c.fail
+	for _, ch := range changes {
+		ch.again = true
+	}
 	if err := st.commit(changes); err != nil {
 		return errors.Join(err, st.abandon())
 	}

@@ -7,8 +7,9 @@
 //
 // How it is kept: all that is to be durable goes through one goroutine, the committer, which appends what waits to the
 // journal as one frame and syncs it once; the bbolt database gets the same changes in the background, many commits in
-// one transaction, and a start writes there what a crash has left in the journal. Another goroutine, the scheduler, owns what is due and what is in flight; it starts an attempt
-// when its route has room, and settles the outcome, with the report it may need, in one commit.
+// one transaction, and a start writes there what a crash has left in the journal. Another goroutine, the scheduler, owns
+// what is due and what is in flight; it starts an attempt when its route has room, and settles the outcome, with the report
+// it may need, in one commit.
 //
 // What happens on failure:
 //   - a commit fails: the intake that waits for it gets a 451, no more mail is taken, the store is opened again, and
@@ -16,5 +17,8 @@
 //   - a stored record or its content is damaged: it is set aside in quarantine and told of; the others flow;
 //   - a route has no host that works (envelope.Attempt.Site): its messages wait in memory without an attempt being
 //     counted or the disk being touched, one of them probes, and when it gets through the rest follow at once;
-//   - the disk is nearly full: Begin answers 452 while Policy.MinFree is still there to settle what is queued.
+//   - the disk is nearly full: Begin answers 452 while Policy.MinFree is still there to settle what is queued; when it
+//     is full to the last block, outcomes go into room that the journal has kept for them, and all goes on by itself
+//     once there is room;
+//   - the database is damaged: Open refuses it and changes nothing; Recover saves what can be read into a new one.
 package queue

@@ -9,8 +9,10 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // journal is what makes a commit durable: a file that each commit is appended to as one frame, and synced once. The
@@ -27,8 +29,9 @@ type journal struct {
 	files [2]*os.File // by the lowest bit of the generation
 	gen   uint64      // that is being written
 	salt  uint64
-	seq   uint32 // of the next frame
-	at    int64  // where the next frame goes
+	seq   uint64   // of the next frame; it goes on through the generations
+	at    int64    // where the next frame goes
+	room  [2]int64 // octets of each file that are known to have their place on the disk
 	buf   []byte
 	// unsynced leaves the flushing out, for tests in which nobody pulls the plug.
 	unsynced bool
@@ -38,24 +41,47 @@ type journal struct {
 type journalState struct {
 	gen  uint64 // the last generation that the database holds whole
 	salt uint64
+	seq  uint64 // the number of the first frame that came after it
 }
 
+// A file begins with a block that names its generation and the salt, for a recovery that has no database to ask. It is
+// written with the first frame of the generation.
+//
 // A frame begins at a block of its own, so that a write that is cut short cannot damage one that was synced before.
-// Its header is: magic, generation, number within the generation from 0 on, length of the payload, and the checksum of
-// the salt, the header before it and the payload. All numbers are big-endian.
+// Its header is: magic, generation, number, length of the payload, the checksum of the salt and the header before it,
+// and the checksum of the salt, the header and the payload. The numbers run on from one generation to the next, so that
+// a gap is noticed wherever it is. All numbers are big-endian.
 const (
 	frameBlock  = 4096
-	frameHeader = 4 + 8 + 4 + 4 + 4
+	frameHeader = 4 + 8 + 8 + 4 + 4 + 4
 	frameMagic  = 0x726c796a // "rlyj"
+	fileHeader  = 4 + 8 + 8 + 4
+	fileMagic   = 0x726c7966 // "rlyf"
 	// journalKeep is how large a file may stay when it is written over from its start.
 	journalKeep = 32 << 20
+	// journalReserve is how much room each file is given at the start, and journalAhead how much of it new messages leave,
+	// so that outcomes can be recorded when the disk is full.
+	journalReserve = 4 << 20
+	journalAhead   = 2 << 20
 	// frameBuffer is how large the buffer may stay.
 	frameBuffer = 1 << 20
 )
 
+// errNoRoom: the disk is full. Nothing was written, and what was to be can be tried again.
+var errNoRoom = errors.New("no room on the disk of the queue")
+
+// noRoom makes an error of a full disk errNoRoom, if it came from a write: one of a flush leaves nothing to rely on.
+func noRoom(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok && e.Op == "write" && isFull(err) {
+		return fmt.Errorf("%w: %w", errNoRoom, err)
+	}
+	return err
+}
+
 func journalName(gen uint64) string { return fmt.Sprintf("journal-%d", gen&1) }
 
-// openJournal begins generation gen with a new salt. The database must know both before the first append.
+// openJournal begins generation gen with a new salt. The database must know both before the first append. The files are
+// left as they are: one of them may hold what the database does not have yet.
 func openJournal(dir string, gen uint64) (*journal, error) {
 	var salt [8]byte
 	if _, err := rand.Read(salt[:]); err != nil {
@@ -68,32 +94,47 @@ func openJournal(dir string, gen uint64) (*journal, error) {
 			return nil, errors.Join(err, j.close())
 		}
 		j.files[i] = f
+		if preallocate(f, journalReserve) == nil {
+			j.room[i] = journalReserve
+		}
 	}
-	if err := j.shrink(); err != nil {
+	if err := syncDir(dir); err != nil {
 		return nil, errors.Join(err, j.close())
 	}
-	return j, syncDir(dir)
+	return j, nil
 }
 
-// append adds a frame of the changes and returns once it is on disk. After an error nothing is known of it, and no
-// other may be appended.
+// append adds a frame of the changes and returns once it is on disk. After errNoRoom it is not there, and the next one
+// takes its place. After any other error nothing is known of it, and no other may be appended.
 func (j *journal) append(deltas []delta) error {
-	buf := append(j.buf[:0], make([]byte, frameHeader)...)
+	buf := j.buf[:0]
+	if j.at == 0 {
+		buf = appendFileHeader(buf, j.gen, j.salt)
+	}
+	start := len(buf)
+	buf = append(buf, make([]byte, frameHeader)...)
 	for i := range deltas {
 		buf = deltas[i].append(buf)
 	}
-	binary.BigEndian.PutUint32(buf, frameMagic)
-	binary.BigEndian.PutUint64(buf[4:], j.gen)
-	binary.BigEndian.PutUint32(buf[12:], j.seq)
-	binary.BigEndian.PutUint32(buf[16:], uint32(len(buf)-frameHeader))
-	binary.BigEndian.PutUint32(buf[20:], frameSum(j.salt, buf))
+	frame := buf[start:]
+	binary.BigEndian.PutUint32(frame, frameMagic)
+	binary.BigEndian.PutUint64(frame[4:], j.gen)
+	binary.BigEndian.PutUint64(frame[12:], j.seq)
+	binary.BigEndian.PutUint32(frame[20:], uint32(len(frame)-frameHeader))
+	binary.BigEndian.PutUint32(frame[24:], saltedSum(j.salt, frame[:24]))
+	binary.BigEndian.PutUint32(frame[28:], saltedSum(j.salt, frame[:28], frame[frameHeader:]))
 	buf = append(buf, make([]byte, (frameBlock-len(buf)%frameBlock)%frameBlock)...)
 	if j.buf = nil; cap(buf) <= frameBuffer {
 		j.buf = buf
 	}
 	f := j.files[j.gen&1]
-	if _, err := f.WriteAt(buf, j.at); err != nil {
-		return err
+	if slices.ContainsFunc(deltas, func(d delta) bool { return d.intake }) {
+		if err := j.secure(f, j.at+int64(len(buf))+journalAhead); err != nil {
+			return err
+		}
+	}
+	if n, err := f.WriteAt(buf, j.at); err != nil {
+		return j.unwrite(f, n, noRoom(err))
 	}
 	if !j.unsynced {
 		if err := fdatasync(f); err != nil {
@@ -105,26 +146,80 @@ func (j *journal) append(deltas []delta) error {
 	return nil
 }
 
-// frameSum returns the checksum of a frame that begins with its header and ends with its payload.
-func frameSum(salt uint64, frame []byte) uint32 {
+// secure gives the present file room for its first size octets. Where that cannot be asked for, the writes find out.
+func (j *journal) secure(f *os.File, size int64) error {
+	room := &j.room[j.gen&1]
+	if size <= *room {
+		return nil
+	}
+	size += journalAhead // so that it is not asked for each time
+	err := preallocate(f, size)
+	if isFull(err) {
+		return fmt.Errorf("%w: %w", errNoRoom, err)
+	}
+	if err == nil {
+		*room = size
+	}
+	return nil
+}
+
+// unwrite makes sure that a frame for which there was no room is not taken for one that was answered for. Of n octets
+// that were written the blocks are there, so that there is room to write over them.
+func (j *journal) unwrite(f *os.File, n int, err error) error {
+	if !errors.Is(err, errNoRoom) || n == 0 {
+		return err
+	}
+	zeros := make([]byte, min(n, 2*frameBlock)) // the file's header and the frame's
+	if _, e := f.WriteAt(zeros, j.at); e != nil {
+		return fmt.Errorf("%v, and what was written of it cannot be undone: %w", err, e)
+	}
+	return err
+}
+
+// appendFileHeader adds the first block of a file to b.
+func appendFileHeader(b []byte, gen, salt uint64) []byte {
+	start := len(b)
+	b = binary.BigEndian.AppendUint32(b, fileMagic)
+	b = binary.BigEndian.AppendUint64(b, gen)
+	b = binary.BigEndian.AppendUint64(b, salt)
+	b = binary.BigEndian.AppendUint32(b, checksum(b[start:]))
+	return append(b, make([]byte, frameBlock-fileHeader)...)
+}
+
+// readFileHeader returns what the first block of a journal's file says of it; ok is false when that is nothing.
+func readFileHeader(f io.ReaderAt) (gen, salt uint64, ok bool) {
+	b := make([]byte, fileHeader)
+	if _, err := f.ReadAt(b, 0); err != nil || binary.BigEndian.Uint32(b) != fileMagic ||
+		binary.BigEndian.Uint32(b[20:]) != checksum(b[:20]) {
+		return 0, 0, false
+	}
+	return binary.BigEndian.Uint64(b[4:]), binary.BigEndian.Uint64(b[12:]), true
+}
+
+// saltedSum returns the checksum of the salt and the parts behind it.
+func saltedSum(salt uint64, parts ...[]byte) uint32 {
 	sum := crc32.Update(0, castagnoli, binary.BigEndian.AppendUint64(nil, salt))
-	sum = crc32.Update(sum, castagnoli, frame[:20])
-	return crc32.Update(sum, castagnoli, frame[frameHeader:])
+	for _, p := range parts {
+		sum = crc32.Update(sum, castagnoli, p)
+	}
+	return sum
 }
 
 // rotate begins the next generation, in the other file. The generation that the file held must be in the database.
 func (j *journal) rotate() error {
 	j.gen++
-	j.seq, j.at = 0, 0
+	j.at = 0
 	return j.shrink()
 }
 
+// shrink cuts the file of the present generation to what it may keep. Nothing in it is needed any more.
 func (j *journal) shrink() error {
 	f := j.files[j.gen&1]
 	info, err := f.Stat()
 	if err != nil || info.Size() <= journalKeep {
 		return err
 	}
+	j.room[j.gen&1] = min(j.room[j.gen&1], journalKeep)
 	return f.Truncate(journalKeep)
 }
 
@@ -154,60 +249,76 @@ func (j *journal) remove() error {
 // was never answered for, but one in the middle was.
 func (s journalState) replay(dir string, apply func(delta)) (gen uint64, missing int, err error) {
 	gen = s.gen
+	expected := s.seq
 	for next := s.gen + 1; next <= s.gen+2; next++ {
-		n, lost, err := s.replayFile(filepath.Join(dir, journalName(next)), next, apply)
+		path := filepath.Join(dir, journalName(next))
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err != nil {
 			return gen, missing, err
 		}
-		if missing += lost; n > 0 {
-			gen = next
+		r, err := s.replayFile(f, next, expected, apply)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return gen, missing, fmt.Errorf("%s: %w", path, err)
+		}
+		if missing += r.missing; r.frames > 0 {
+			gen, expected = next, r.next
 		}
 	}
 	return gen, missing, nil
 }
 
-func (s journalState) replayFile(path string, gen uint64, apply func(delta)) (frames, missing int, err error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, 0, nil
-	}
-	if err != nil {
-		return 0, 0, err
-	}
-	defer f.Close()
+// replayed is what one file of the journal held.
+type replayed struct {
+	frames, missing int
+	next            uint64 // the number that a frame after them has
+}
+
+// readerAtSize is a file as replayFile reads it.
+type readerAtSize interface {
+	io.ReaderAt
+	Stat() (fs.FileInfo, error)
+}
+
+// replayFile calls apply with the changes of the frames of generation gen whose numbers are expected or higher.
+func (s journalState) replayFile(f readerAtSize, gen, expected uint64, apply func(delta)) (r replayed, err error) {
+	r.next = expected
 	info, err := f.Stat()
 	if err != nil {
-		return 0, 0, err
+		return r, err
 	}
-	var expected uint32
 	for at := int64(0); at+frameHeader <= info.Size(); {
 		frame, seq, err := s.readFrame(f, at, gen, info.Size())
 		if err != nil {
-			return frames, missing, err
+			return r, err
 		}
-		if frame == nil || seq < expected {
+		if frame == nil || seq < r.next {
 			at += frameBlock
 			continue
 		}
 		if err := eachDelta(frame[frameHeader:], apply); err != nil {
-			return frames, missing, fmt.Errorf("%s, frame %d: %w", path, seq, err)
+			return r, fmt.Errorf("frame %d: %w", seq, err)
 		}
-		missing += int(seq - expected)
-		expected = seq + 1
-		frames++
+		r.missing += int(min(seq-r.next, math.MaxInt32))
+		r.next = seq + 1
+		r.frames++
 		at += (int64(len(frame)) + frameBlock - 1) / frameBlock * frameBlock
 	}
-	return frames, missing, nil
+	return r, nil
 }
 
 // readFrame returns the frame of generation gen at an offset and its number, or nil when there is none.
-func (s journalState) readFrame(f io.ReaderAt, at int64, gen uint64, size int64) (frame []byte, seq uint32, err error) {
+func (s journalState) readFrame(f io.ReaderAt, at int64, gen uint64, size int64) (frame []byte, seq uint64, err error) {
 	header := make([]byte, frameHeader)
 	if _, err := f.ReadAt(header, at); err != nil {
 		return nil, 0, err
 	}
-	length := int64(binary.BigEndian.Uint32(header[16:]))
-	if binary.BigEndian.Uint32(header) != frameMagic || binary.BigEndian.Uint64(header[4:]) != gen || at+frameHeader+length > size {
+	length := int64(binary.BigEndian.Uint32(header[20:]))
+	switch {
+	case binary.BigEndian.Uint32(header) != frameMagic, binary.BigEndian.Uint64(header[4:]) != gen,
+		binary.BigEndian.Uint32(header[24:]) != saltedSum(s.salt, header[:24]), at+frameHeader+length > size:
 		return nil, 0, nil
 	}
 	frame = make([]byte, frameHeader+length)
@@ -215,8 +326,9 @@ func (s journalState) readFrame(f io.ReaderAt, at int64, gen uint64, size int64)
 		return nil, 0, err
 	}
 	// What was read twice must be the same twice.
-	if !bytes.Equal(frame[:frameHeader], header) || frameSum(s.salt, frame) != binary.BigEndian.Uint32(header[20:]) {
+	if !bytes.Equal(frame[:frameHeader], header) ||
+		saltedSum(s.salt, frame[:28], frame[frameHeader:]) != binary.BigEndian.Uint32(header[28:]) {
 		return nil, 0, nil
 	}
-	return frame, binary.BigEndian.Uint32(header[12:]), nil
+	return frame, binary.BigEndian.Uint64(header[12:]), nil
 }

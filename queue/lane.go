@@ -26,14 +26,32 @@ type item struct {
 	told  bool // the log says that it waits for its smarthost
 	// handedOn is set when the attempt has given the item over to what ends it. It belongs to the attempt.
 	handedOn bool
-	panics   int // attempts that a fault outside of the transport ended
-	heapPos  int
+	panics   uint8 // attempts that a fault outside of the transport ended
+	heapPos  int32
 	lane     *lane
 	line     *line // the line it stands in while ready
 	prev     *item
 	next     *item
 	cached   *cached
-	pending  []Action // what operators asked for while it was busy
+	pending  *[]Action // what operators asked for while it was busy; nil for nothing
+}
+
+// leave notes what an operator asks for of an item that somebody has.
+func (it *item) leave(a Action) {
+	if it.pending == nil {
+		it.pending = new([]Action)
+	}
+	*it.pending = append(*it.pending, a)
+}
+
+// take returns what operators asked for, and forgets it.
+func (it *item) take() []Action {
+	if it.pending == nil {
+		return nil
+	}
+	actions := *it.pending
+	it.pending = nil
+	return actions
 }
 
 // dueHeap orders waiting items by when they are due.
@@ -43,12 +61,12 @@ func (h dueHeap) Len() int           { return len(h) }
 func (h dueHeap) Less(i, j int) bool { return h[i].due < h[j].due }
 func (h dueHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].heapPos, h[j].heapPos = i, j
+	h[i].heapPos, h[j].heapPos = int32(i), int32(j)
 }
 
 func (h *dueHeap) Push(x any) {
 	it := x.(*item)
-	it.heapPos = len(*h)
+	it.heapPos = int32(len(*h))
 	*h = append(*h, it)
 }
 
@@ -60,7 +78,7 @@ func (h *dueHeap) Pop() any {
 	return it
 }
 
-func (h *dueHeap) remove(it *item) { heap.Remove(h, it.heapPos) }
+func (h *dueHeap) remove(it *item) { heap.Remove(h, int(it.heapPos)) }
 
 // line is a first-in, first-out list of items, from which any can be taken in constant time.
 type line struct {

@@ -120,6 +120,11 @@ func decodeDelta(b []byte) (d delta, rest []byte, err error) {
 	value(deltaBody, &d.body)
 	value(deltaHistory, &d.history)
 	d.intake, d.remove = flags&deltaIntake != 0, flags&deltaRemove != 0
+	for _, key := range [][]byte{d.oldDue, d.newDue} {
+		if err == nil && key != nil && len(key) != slotKey {
+			err = fmt.Errorf("%w: a key of the journal is cut short", errDamaged)
+		}
+	}
 	return d, b, err
 }
 
@@ -130,8 +135,9 @@ type layer struct {
 	bodies    map[ID]pending
 	history   map[ID]pending
 	due       map[dueKey]pending
-	size      int // octets, about
-	missing   int // frames of the journal that could not be read
+	size      int    // octets, about
+	missing   int    // frames of the journal that could not be read
+	seq       uint64 // the number of the first frame after it, once it is frozen
 }
 
 // pending is a value that the database does not have yet; nil removes the one that it has. With below, there may be one

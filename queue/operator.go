@@ -93,7 +93,7 @@ func (q *Queue) claim(action Action, ids []ID) []*item {
 		case q.scheduler.claim(it):
 			claimed = append(claimed, it)
 		default:
-			it.pending = append(it.pending, action)
+			it.leave(action)
 		}
 	}
 	return claimed
@@ -310,10 +310,12 @@ func (q *Queue) Counts() Counts {
 // Troubles returns, in words, what keeps mail from being taken or handed on that no smarthost is to blame for.
 func (q *Queue) Troubles() []string {
 	var out []string
-	if q.committer.broken.Load() {
+	if q.committer.full.Load() {
+		out = append(out, "the disk of "+q.dir+" is full: no mail is taken, and what was delivered cannot be recorded; make room")
+	} else if q.committer.broken.Load() {
 		out = append(out, "the queue's store in "+q.dir+" has failed and no mail is taken; the log has the cause")
 	}
-	if ok, err := q.free.reserve(0); err != nil {
+	if ok, err := q.free.reserve(0, true); err != nil {
 		out = append(out, err.Error())
 	} else if !ok {
 		out = append(out, "the disk of "+q.dir+" is nearly full and no mail is taken; make room, or lower min_free")

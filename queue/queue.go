@@ -73,6 +73,7 @@ func Open(o Options) (*Queue, error) {
 		patience = 0
 	}
 	q.committer = newCommitter(o.Dir, st, o.Log, patience)
+	q.free.spare = q.committer.spare
 	q.scheduler = newScheduler(q)
 	q.Configure(o.Transport, o.Hostname, o.Policy)
 	if err := q.restore(st); err != nil {
@@ -102,6 +103,7 @@ func (q *Queue) restore(st *store) (err error) {
 	if err != nil {
 		return fmt.Errorf("cannot read the queue in %s: %w", q.dir, err)
 	}
+	_ = st.release()
 	if damaged > 0 {
 		q.log.Error("lines of the due index are damaged; they are made anew from their messages", "lines", damaged)
 	}
@@ -192,8 +194,8 @@ func (q *Queue) finishPending() {
 		if !q.scheduler.do(func() {
 			busy = q.scheduler.busy > 0 // with an action, or a warning, that is being written
 			for _, it := range q.scheduler.items {
-				if len(it.pending) > 0 && q.scheduler.claim(it) {
-					claimed[it], it.pending = it.pending, nil
+				if it.pending != nil && q.scheduler.claim(it) {
+					claimed[it] = it.take()
 				}
 			}
 		}) {
@@ -214,6 +216,7 @@ func (q *Queue) finishPending() {
 // audit looks once, after the start, for messages that the due index does not name, and gives them their line back. The
 // start itself does not look at messages, so that it takes no longer for a long queue.
 func (q *Queue) audit() {
+	pages := 0
 	for after := ID(0); after < q.restored; {
 		var records []*record
 		last := after
@@ -227,6 +230,9 @@ func (q *Queue) audit() {
 		if err == nil {
 			q.safely("the audit of the due index", func() { q.restoreSlots(records) })
 			after = last
+			if pages++; pages%auditRelease == 0 {
+				_ = q.committer.read((*store).release)
+			}
 		}
 		select {
 		case <-q.ctx.Done():
@@ -236,8 +242,12 @@ func (q *Queue) audit() {
 	}
 }
 
-// auditPause is how long the audit rests between two pages.
-const auditPause = 20 * time.Millisecond
+// auditPause is how long the audit rests between two pages, auditRelease how many pages it looks at before it gives the
+// memory back that it read them through.
+const (
+	auditPause   = 20 * time.Millisecond
+	auditRelease = 20
+)
 
 func (q *Queue) restoreSlots(records []*record) {
 	var missing []*record
@@ -272,7 +282,8 @@ func (q *Queue) prune() {
 		case <-time.After(pause):
 		}
 		ch := &change{prune: q.now().Add(-q.policy.Load().History)}
-		if err := q.committer.commit(true, ch); err != nil {
+		err := q.committer.await(&request{changes: []*change{ch}, keep: true, optional: true})
+		if err != nil && !errors.Is(err, errNoRoom) {
 			return
 		}
 		pause = time.Hour

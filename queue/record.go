@@ -9,6 +9,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unique"
 
 	"relayd/internal/envelope"
 )
@@ -33,6 +34,8 @@ type record struct {
 	Smarthost  string           `json:"smarthost,omitempty"`
 	LastError  string           `json:"last_error,omitempty"`
 	Events     []Event          `json:"events,omitempty"`
+	// From is the id that the message was received under, when an import gave it another one.
+	From ID `json:"from,omitempty"`
 	// Gone is set in the line of history that stays when the message is no longer queued.
 	Gone bool `json:"gone,omitempty"`
 }
@@ -221,10 +224,11 @@ func decodeSlot(k, v []byte) (slot, error) {
 		return slot{}, errDamaged
 	}
 	return slot{
-		Due:    int64(binary.BigEndian.Uint64(k)),
-		ID:     ID(binary.BigEndian.Uint64(k[8:])),
-		Size:   int64(binary.BigEndian.Uint64(v)),
-		Routes: string(v[slotHeader:]),
+		Due:  int64(binary.BigEndian.Uint64(k)),
+		ID:   ID(binary.BigEndian.Uint64(k[8:])),
+		Size: int64(binary.BigEndian.Uint64(v)),
+		// A million messages take the same few routes.
+		Routes: unique.Make(string(v[slotHeader:])).Value(),
 	}, nil
 }
 

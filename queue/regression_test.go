@@ -289,15 +289,15 @@ func TestCommitter_AnswersIntakeThatWaitsWhileTheStoreIsAway(t *testing.T) {
 func TestFreeSpace_IsAskedForAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := freeSpace{dir: t.TempDir(), min: 1}
-		if ok, err := f.reserve(0); !ok || err != nil {
+		if ok, err := f.reserve(0, true); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
 		f.dir = filepath.Join(f.dir, "missing") // asking would fail now
-		if _, err := f.reserve(100); err != nil {
+		if _, err := f.reserve(100, true); err != nil {
 			t.Skip("the disk is so full that it is asked each time")
 		}
 		time.Sleep(time.Second)
-		if _, err := f.reserve(100); err == nil {
+		if _, err := f.reserve(100, true); err == nil {
 			t.Error("the disk was not asked again")
 		}
 	})

@@ -386,11 +386,10 @@ func (s *scheduler) giveBack(it *item) {
 }
 
 func (s *scheduler) pendingActions(it *item) bool {
-	if len(it.pending) == 0 || s.draining {
+	if it.pending == nil || s.draining {
 		return false
 	}
-	actions := it.pending
-	it.pending = nil
+	actions := it.take()
 	it.state, it.lane = itemBusy, nil
 	s.busy++
 	s.operate(it, actions)

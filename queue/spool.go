@@ -3,6 +3,8 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -43,6 +45,29 @@ func (s spool) keep(f *os.File) error {
 func (s spool) remove(id ID) error {
 	if err := os.Remove(s.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	return nil
+}
+
+// verify returns an error when a message's file is not as it was stored.
+func (s spool) verify(r *record) error {
+	f, err := os.Open(s.path(r.ID))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return copyContent(io.Discard, f, r)
+}
+
+// copyContent copies the content of r, and returns an error when it is not what was stored.
+func copyContent(w io.Writer, from io.Reader, r *record) error {
+	sum := crc32.New(castagnoli)
+	n, err := io.Copy(io.MultiWriter(w, sum), from)
+	switch {
+	case err != nil:
+		return err
+	case n != r.Size || sum.Sum32() != r.Sum:
+		return fmt.Errorf("its content does not match its checksum (%d octets of %d)", n, r.Size)
 	}
 	return nil
 }
@@ -127,11 +152,13 @@ func writeFileSync(path string, text []byte) error {
 // freeSpace answers how much room the file system of dir has. It asks once a second, since others write there too, and
 // whenever what was promised since comes near the minimum.
 type freeSpace struct {
-	dir string
-	min int64
+	dir   string
+	min   int64
+	spare func() int64 // octets that the database has for itself; negative when it will take some without anybody asking
 
 	mu    sync.Mutex
 	known int64 // octets free, less what was promised since
+	own   int64 // octets that the database has beside them
 	asked time.Time
 }
 
@@ -141,22 +168,33 @@ func (f *freeSpace) setMin(n int64) {
 	f.min = n
 }
 
-// reserve reports whether n octets can be taken and min still be free.
-func (f *freeSpace) reserve(n int64) (bool, error) {
+// reserve reports whether n octets can be taken and min still be free. What is for the database may use what that has
+// free within its file, which would otherwise never be used again once the disk was full; a file of the spool may not.
+func (f *freeSpace) reserve(n int64, database bool) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.min <= 0 {
 		return true, nil
 	}
-	if now := time.Now(); f.known-n < f.min+freeSlack || now.Sub(f.asked) >= time.Second {
+	if now := time.Now(); f.known+min(f.own, 0)-n < f.min+freeSlack || now.Sub(f.asked) >= time.Second {
 		free, err := diskFree(f.dir)
 		if err != nil {
 			return false, fmt.Errorf("cannot ask %s for its free space: %w", f.dir, err)
 		}
-		f.known, f.asked = free, now
+		f.known, f.own, f.asked = free, 0, now
+		if f.spare != nil {
+			f.own = f.spare()
+		}
+	}
+	room := f.known - n + min(f.own, 0)
+	if database {
+		room = f.known - n + f.own
+	}
+	if room < f.min {
+		return false, nil
 	}
 	f.known -= n
-	return f.known >= f.min, nil
+	return true, nil
 }
 
 // freeSlack is how near to the minimum the free space is asked for anew at each message.

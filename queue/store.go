@@ -2,14 +2,12 @@ package queue
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
-	"slices"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -18,16 +16,18 @@ import (
 )
 
 // store is the seam to what is on disk: records and content in, records and content out, one commit. Nothing outside
-// this file and layer.go knows a bucket or a transaction. Envelopes, content and the due index are buckets of their own,
+// this file and its neighbours (layer.go, checkpoint.go, store_read.go; recover.go and compact.go for a store that is
+// repaired) knows a bucket or a transaction. Envelopes, content and the due index are buckets of their own,
 // so that neither a start nor a list reads content.
 //
 // A commit is durable once it is in the journal. It is then kept in memory too, in the active layer, which is written to
 // the database, in the background and in one transaction, when it has grown or aged; a start writes what a crash has
 // left in the journal. Whoever reads looks through the layers first, so that nobody else knows of all this.
 type store struct {
-	db      *bolt.DB
-	journal *journal // nil for one that is only read
-	missing int      // commits in the journal that could not be read at the start
+	db       *bolt.DB
+	journal  *journal // nil for one that is only read
+	pageSize int64    // of the database, in octets
+	missing  int      // commits in the journal that could not be read at the start
 
 	commits sync.Mutex // held by a commit, and to rotate
 	timer   *time.Timer
@@ -62,9 +62,9 @@ type change struct {
 	newSlot slot    // enters it when hasNew
 	hasOld  bool
 	hasNew  bool
-	remove  bool    // the record and its content go
+	remove  bool // the record and its content go
 	// again is set when the change was committed before, in a commit that failed: it may be in the store already.
-	again bool
+	again   bool
 	history *record // the line of history that stays
 	// quarantine sets the stored record aside as it is, for a person to look at.
 	quarantine string
@@ -108,14 +108,13 @@ func bucketJournal() []byte    { return []byte("journal") }
 func boltOptions() *bolt.Options {
 	return &bolt.Options{
 		// Without a timeout Open waits for ever for the lock of another process.
-		Timeout:        100 * time.Millisecond,
+		Timeout: 100 * time.Millisecond,
 		// Without the freelist in the file an open reads the head of every page, and maps them all: for a million messages a
 		// gigabyte. It costs little, since the journal makes transactions few.
 		NoFreelistSync: false,
 		FreelistType:   bolt.FreelistMapType,
 		// A commit that must remap waits for open readers; address space is cheap.
 		InitialMmapSize: 1 << 30,
-		NoStatistics:    true,
 	}
 }
 
@@ -131,11 +130,14 @@ func openStore(dir string) (*store, error) {
 			return nil, err
 		}
 	}
+	if err := checkDatabase(path, format); err != nil {
+		return nil, err
+	}
 	db, err := openBolt(path, boltOptions())
 	if err != nil {
 		return nil, err
 	}
-	s := &store{db: db}
+	s := &store{db: db, pageSize: int64(db.Info().PageSize)}
 	if err = migrate(dir, format); err == nil {
 		err = s.recover(dir)
 	}
@@ -163,7 +165,7 @@ func (s *store) recover(dir string) error {
 		return err
 	}
 	s.active = newLayer(left.gen + 1)
-	return s.db.Update(func(tx *bolt.Tx) error {
+	err = s.db.Update(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{bucketEnvelopes(), bucketBodies(), bucketDue(), bucketHistory(), bucketJournal(), bucketQuarantine()} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
@@ -172,8 +174,12 @@ func (s *store) recover(dir string) error {
 		if err := left.write(openBuckets(tx)); err != nil {
 			return err
 		}
-		return journalState{left.gen, s.journal.salt}.put(tx)
+		return journalState{gen: left.gen, salt: s.journal.salt}.put(tx)
 	})
+	if err != nil {
+		return err
+	}
+	return s.journal.shrink()
 }
 
 // load returns what the journal in dir holds and the database does not.
@@ -191,16 +197,15 @@ func (s journalState) load(dir string) (*layer, error) {
 }
 
 func (s *store) journalState() (st journalState, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
+	err = s.view(func(tx *bolt.Tx) error {
 		b := tx.Bucket(bucketJournal())
 		if b == nil {
 			return nil
 		}
-		v, err := openValue(b.Get([]byte(stateKey)))
-		if err != nil || len(v) != 16 {
-			return fmt.Errorf("what the database says of the journal cannot be read: %w", errDamaged)
+		var ok bool
+		if st, ok = decodeState(b.Get([]byte(stateKey))); !ok {
+			return fmt.Errorf("what the database says of the journal cannot be read: %w%s", errDamaged, recoverRemedy)
 		}
-		st = journalState{binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])}
 		return nil
 	})
 	return st, err
@@ -208,8 +213,17 @@ func (s *store) journalState() (st journalState, err error) {
 
 const stateKey = "state"
 
+func decodeState(v []byte) (st journalState, ok bool) {
+	v, err := openValue(v)
+	if err != nil || len(v) != 24 {
+		return st, false
+	}
+	return journalState{gen: binary.BigEndian.Uint64(v), salt: binary.BigEndian.Uint64(v[8:]), seq: binary.BigEndian.Uint64(v[16:])}, true
+}
+
 func (s journalState) put(tx *bolt.Tx) error {
 	v := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, s.gen), s.salt)
+	v = binary.BigEndian.AppendUint64(v, s.seq)
 	return tx.Bucket(bucketJournal()).Put([]byte(stateKey), sealValue(v))
 }
 
@@ -219,7 +233,11 @@ func openStoreReadOnly(dir string) (*store, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err
 	}
-	if _, err := checkFormat(dir); err != nil {
+	format, err := checkFormat(dir)
+	if err == nil {
+		err = checkDatabase(path, format)
+	}
+	if err != nil {
 		return nil, err
 	}
 	opts := boltOptions()
@@ -230,7 +248,7 @@ func openStoreReadOnly(dir string) (*store, error) {
 		return nil, err
 	}
 	s := &store{db: db}
-	err = db.View(func(tx *bolt.Tx) error {
+	err = s.view(func(tx *bolt.Tx) error {
 		if tx.Bucket(bucketQuarantine()) == nil { // the last one that a first start makes
 			return fmt.Errorf("%s was never finished; start relayd once", path)
 		}
@@ -271,10 +289,11 @@ func createDatabase(path string) error {
 }
 
 func openBolt(path string, opts *bolt.Options) (db *bolt.DB, err error) {
-	// bbolt panics on some damaged files; the person who started the daemon needs an error.
+	// What checkDatabase has not seen, and what the disk cannot read any more, would be a panic, or a fault of memory.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			db, err = nil, fmt.Errorf("%s is damaged: %v", path, p)
+			db, err = nil, fmt.Errorf("%s: %w: %v%s", path, errDatabase, p, recoverRemedy)
 		}
 	}()
 	db, err = bolt.Open(path, 0o600, opts)
@@ -285,6 +304,24 @@ func openBolt(path string, opts *bolt.Options) (db *bolt.DB, err error) {
 		return nil, fmt.Errorf("cannot open %s: %w", path, err)
 	}
 	return db, nil
+}
+
+// view runs f with what the database holds now. When the disk cannot be read, or the file is not what bbolt takes it for,
+// the error is errDatabase.
+func (s *store) view(f func(*bolt.Tx) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case interface{ Addr() uintptr }: // a fault of memory that is a file
+			err = fmt.Errorf("%s: %w: it cannot be read at %#x", s.db.Path(), errDatabase, p.Addr())
+		case string: // an assertion of bbolt's
+			err = fmt.Errorf("%s: %w: %s", s.db.Path(), errDatabase, p)
+		default:
+			panic(p)
+		}
+	}()
+	return s.db.View(f)
 }
 
 // close writes everything to the database and closes the store.
@@ -308,9 +345,7 @@ func (s *store) abandon() error {
 	if s.timer != nil {
 		s.timer.Stop()
 	}
-	if s.written != nil {
-		<-s.written
-	}
+	s.settle()
 	err := s.db.Close()
 	if s.journal != nil {
 		err = errors.Join(err, s.journal.close())
@@ -336,7 +371,9 @@ func (s *store) commit(changes []*change) error {
 		}
 		deltas = append(deltas, c.delta())
 	}
-	if err := s.append(deltas); err != nil {
+	if err := s.append(deltas); errors.Is(err, errNoRoom) {
+		return err
+	} else if err != nil {
 		return s.fail(err)
 	}
 	s.mu.Lock()
@@ -345,12 +382,10 @@ func (s *store) commit(changes []*change) error {
 	}
 	size, busy := s.active.size, s.frozen != nil
 	s.mu.Unlock()
-	switch {
-	case size >= layerMax || size >= layerSize && !busy:
+	if size >= layerMax || s.journal.at >= layerMax || size >= layerSize && !busy {
 		s.rotate()
-	case s.timer == nil:
-		s.timer = time.AfterFunc(layerAge, s.aged)
 	}
+	s.rotateLater(layerAge)
 	return nil
 }
 
@@ -368,7 +403,7 @@ func (s *store) commitDirectly(changes []*change) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	err := s.db.Update(func(tx *bolt.Tx) error {
+	err := noRoom(s.db.Update(func(tx *bolt.Tx) error {
 		b := openBuckets(tx)
 		for _, c := range changes {
 			if err := b.apply(c); err != nil {
@@ -376,11 +411,11 @@ func (s *store) commitDirectly(changes []*change) error {
 			}
 		}
 		return nil
-	})
-	if err != nil {
+	}))
+	if err != nil && !errors.Is(err, errNoRoom) {
 		return s.fail(err)
 	}
-	return nil
+	return err
 }
 
 func (s *store) failed() error {
@@ -396,72 +431,6 @@ func (s *store) fail(err error) error {
 		s.failure = err
 	}
 	return s.failure
-}
-
-// aged writes the active layer to the database because of its age.
-func (s *store) aged() {
-	s.commits.Lock()
-	defer s.commits.Unlock()
-	s.timer = nil
-	if !s.closed && s.failed() == nil && !s.active.empty() {
-		s.rotate()
-	}
-}
-
-// flush returns once the database has everything. s.commits is held.
-func (s *store) flush() error {
-	if !s.active.empty() && s.failed() == nil {
-		s.rotate()
-	}
-	if s.written != nil {
-		<-s.written
-	}
-	return s.failed()
-}
-
-// rotate freezes the active layer, and has it written to the database once the one before it is there. s.commits is
-// held.
-func (s *store) rotate() {
-	if s.written != nil {
-		<-s.written
-	}
-	if s.failed() != nil {
-		return
-	}
-	if s.timer != nil {
-		s.timer.Stop()
-		s.timer = nil
-	}
-	if err := s.journal.rotate(); err != nil {
-		s.fail(err)
-		return
-	}
-	s.mu.Lock()
-	s.frozen, s.active = s.active, newLayer(s.journal.gen)
-	s.mu.Unlock()
-	s.written = make(chan struct{})
-	go s.checkpoint(s.frozen, s.written)
-}
-
-// checkpoint writes a frozen layer to the database.
-func (s *store) checkpoint(l *layer, written chan<- struct{}) {
-	defer close(written)
-	err := s.db.Update(func(tx *bolt.Tx) error {
-		if err := l.write(openBuckets(tx)); err != nil {
-			return err
-		}
-		return journalState{l.gen, s.journal.salt}.put(tx)
-	})
-	if err != nil {
-		s.fail(fmt.Errorf("writing the journal to the database: %w", err))
-		if s.failing != nil {
-			s.failing()
-		}
-		return
-	}
-	s.mu.Lock()
-	s.frozen = nil
-	s.mu.Unlock()
 }
 
 // layers calls f with the layers that there are, the newest first, until it returns true. s.mu is held.
@@ -513,234 +482,6 @@ func (b buckets) setAside(key []byte, why string) error {
 		return err
 	}
 	return b.envelopes.Delete(key) // its content stays in bodies or in the spool
-}
-
-// value returns what a bucket holds for a message, or ErrNotFound. It is not to be changed.
-func (s *store) value(id ID, bucket []byte, of func(*layer) map[ID]pending) (value []byte, err error) {
-	s.mu.RLock()
-	known := s.layers(func(l *layer) bool {
-		p, ok := of(l)[id]
-		value = p.value
-		return ok
-	})
-	s.mu.RUnlock()
-	if !known {
-		// What leaves a layer meanwhile is in the database by then.
-		err = s.db.View(func(tx *bolt.Tx) error {
-			if b := tx.Bucket(bucket); b != nil {
-				value = bytes.Clone(b.Get(idKey(id)))
-			}
-			return nil
-		})
-	}
-	if err == nil && value == nil {
-		err = ErrNotFound
-	}
-	return value, err
-}
-
-func (l *layer) ofEnvelopes() map[ID]pending { return l.envelopes }
-func (l *layer) ofBodies() map[ID]pending    { return l.bodies }
-func (l *layer) ofHistory() map[ID]pending   { return l.history }
-
-// record returns the record of a queued message, or ErrNotFound, or an error that is errDamaged.
-func (s *store) record(id ID) (*record, error) {
-	v, err := s.value(id, bucketEnvelopes(), (*layer).ofEnvelopes)
-	if err != nil {
-		return nil, err
-	}
-	return decodeRecord(id, v)
-}
-
-// history returns the line of history of a message that left the queue, or ErrNotFound.
-func (s *store) history(id ID) (*record, error) {
-	v, err := s.value(id, bucketHistory(), (*layer).ofHistory)
-	if err != nil {
-		return nil, err
-	}
-	return decodeRecord(id, v)
-}
-
-// body returns the inline content of a message, which is not to be changed, or ErrNotFound.
-func (s *store) body(id ID) ([]byte, error) {
-	return s.value(id, bucketBodies(), (*layer).ofBodies)
-}
-
-// slots calls f with every line of the due index that can be read, and returns how many cannot. Those that the database
-// has come first, in order of time.
-func (s *store) slots(f func(slot)) (damaged int, err error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	see := func(k, v []byte) {
-		if sl, err := decodeSlot(k, v); err == nil {
-			f(sl)
-		} else {
-			damaged++
-		}
-	}
-	err = s.db.View(func(tx *bolt.Tx) error {
-		return tx.Bucket(bucketDue()).ForEach(func(k, v []byte) error {
-			if len(k) != slotKey || !s.layers(func(l *layer) bool { _, over := l.due[dueKey(k)]; return over }) {
-				see(k, v)
-			}
-			return nil
-		})
-	})
-	seen := make(map[dueKey]bool)
-	s.layers(func(l *layer) bool {
-		for k, p := range l.due {
-			if !seen[k] && p.value != nil {
-				see(k[:], p.value)
-			}
-			seen[k] = true
-		}
-		return false
-	})
-	return damaged, err
-}
-
-// page returns at most limit records with ids above after, and the last id it looked at. A record that cannot be
-// read is left out.
-func (s *store) page(after ID, limit int) (records []*record, last ID, err error) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	last = after
-	over := s.pendingAfter(after)
-	see := func(id ID, v []byte) {
-		last = id
-		if r, err := decodeRecord(id, v); err == nil {
-			records = append(records, r)
-		}
-	}
-	err = s.db.View(func(tx *bolt.Tx) error {
-		c := tx.Bucket(bucketEnvelopes()).Cursor()
-		k, v := c.Seek(idKey(after + 1))
-		for len(records) < limit && (k != nil || len(over) > 0) {
-			id := ID(math.MaxUint64)
-			if k != nil {
-				id = ID(binary.BigEndian.Uint64(k))
-			}
-			if len(over) > 0 && over[0].id <= id {
-				if over[0].id == id && k != nil {
-					k, v = c.Next()
-				}
-				if over[0].value != nil {
-					see(over[0].id, over[0].value)
-				}
-				over = over[1:]
-				continue
-			}
-			see(id, v)
-			k, v = c.Next()
-		}
-		return nil
-	})
-	return records, last, err
-}
-
-// envelopeOver is an envelope in the layers: what the database has for the id does not count.
-type envelopeOver struct {
-	id    ID
-	value []byte
-}
-
-// pendingAfter returns the envelopes in the layers with ids above after, in order. s.mu is held.
-func (s *store) pendingAfter(after ID) []envelopeOver {
-	var over []envelopeOver
-	seen := make(map[ID]bool)
-	s.layers(func(l *layer) bool {
-		for id, p := range l.envelopes {
-			if id > after && !seen[id] {
-				over = append(over, envelopeOver{id, p.value})
-			}
-			seen[id] = true
-		}
-		return false
-	})
-	slices.SortFunc(over, func(a, b envelopeOver) int { return cmp.Compare(a.id, b.id) })
-	return over
-}
-
-// list returns at most limit records (all for limit <= 0) with ids above after, in transactions of a page each.
-func (s *store) list(after ID, limit int) ([]*record, error) {
-	const pageSize = 1000
-	var all []*record
-	for limit <= 0 || len(all) < limit {
-		want := pageSize
-		if limit > 0 {
-			want = min(want, limit-len(all))
-		}
-		records, last, err := s.page(after, want)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, records...)
-		if last == after {
-			break
-		}
-		after = last
-	}
-	return all, nil
-}
-
-// countOldest sets c.Oldest from the lowest ids in the queue: the first of them may have come while the clock was ahead.
-func (s *store) countOldest(c *Counts, now time.Time) error {
-	const look = 16
-	records, _, err := s.page(0, look)
-	for _, r := range records {
-		if c.Oldest.IsZero() || r.ReceivedAt.Before(c.Oldest) {
-			c.Oldest = r.ReceivedAt
-		}
-	}
-	if c.Oldest.After(now) {
-		c.Oldest = now
-	}
-	return err
-}
-
-// last returns the highest id that the database has in the queue, or 0. At a start that is all there is.
-func (s *store) last() (id ID, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
-		if k, _ := tx.Bucket(bucketEnvelopes()).Cursor().Last(); k != nil {
-			id = ID(binary.BigEndian.Uint64(k))
-		}
-		return nil
-	})
-	return id, err
-}
-
-// queued reports whether a message's record is in the store.
-func (s *store) queued(id ID) (bool, error) {
-	_, err := s.value(id, bucketEnvelopes(), (*layer).ofEnvelopes)
-	if errors.Is(err, ErrNotFound) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// has reports whether a message's record or quarantined record is in the store.
-func (s *store) has(id ID) (bool, error) {
-	found, err := s.queued(id)
-	if err != nil || found {
-		return found, err
-	}
-	err = s.db.View(func(tx *bolt.Tx) error {
-		found = tx.Bucket(bucketQuarantine()).Get(idKey(id)) != nil
-		return nil
-	})
-	return found, err
-}
-
-// quarantined counts the records that were set aside.
-func (s *store) quarantined() (n int, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
-		c := tx.Bucket(bucketQuarantine()).Cursor()
-		for k, _ := c.First(); k != nil; k, _ = c.Next() {
-			n++
-		}
-		return nil
-	})
-	return n, err
 }
 
 // pruneLimit is how many lines of history one commit removes.

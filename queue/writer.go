@@ -28,6 +28,8 @@ type Writer struct {
 	out  *bufio.Writer
 	sum  uint32
 	done bool
+	// reserved is what is left of the room that was reserved in the spool.
+	reserved int64
 }
 
 // Begin opens a new message; Start must have been called. It answers an envelope.Reply in its error when the queue has no room: 452 4.3.1.
@@ -66,8 +68,26 @@ func (w *Writer) Write(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+	if err := w.reserve(len(p)); err != nil {
+		return 0, err
+	}
 	n, err := w.out.Write(p)
 	return n, diskError(err)
+}
+
+// spoolStep is how many octets of a large message are reserved at a time while it arrives.
+const spoolStep = 1 << 20
+
+// reserve makes sure that large messages that arrive do not eat up what is kept free for the outcomes of others.
+func (w *Writer) reserve(n int) error {
+	for w.reserved -= int64(n); w.reserved < 0; w.reserved += spoolStep {
+		if ok, err := w.q.free.reserve(spoolStep, false); err != nil {
+			return err
+		} else if !ok {
+			return errDiskFull
+		}
+	}
+	return nil
 }
 
 // spill moves the message to a spool file.
@@ -83,13 +103,18 @@ func (w *Writer) spill() error {
 	return diskError(err)
 }
 
+// recordRoom is the room on disk that the record of a message takes, in octets, about: a block of the journal and two
+// pages of the database.
+const recordRoom = 3 * 4096
+
 // Commit makes the message durable and due. Only when it returns nil may the client be told 250. It does not end
 // before the outcome is known, whatever becomes of ctx: a commit cannot be called back.
 func (w *Writer) Commit(context.Context) error {
 	if w.done {
 		return errors.New("the message has been committed or aborted already")
 	}
-	if ok, err := w.q.free.reserve(w.rec.Size); err != nil {
+	need := recordRoom + 3*int64(len(w.buf)) // inline content goes to the journal, and to a page or two of the database
+	if ok, err := w.q.free.reserve(need, true); err != nil {
 		return w.fail(err)
 	} else if !ok {
 		return w.fail(errDiskFull)
@@ -158,9 +183,11 @@ func fullError(why string) error {
 		Code: 452, Enhanced: envelope.EnhancedCode{4, 3, 1}, Text: "Insufficient system storage: " + why + "; try again later"})
 }
 
+func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+
 // diskError turns a full disk into the reply that says so.
 func diskError(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if isFull(err) {
 		return fmt.Errorf("%w: %w", errDiskFull, err)
 	}
 	return err
@@ -173,7 +200,7 @@ func (q *Queue) admit() error {
 			Code: 421, Enhanced: envelope.EnhancedCode{4, 3, 2}, Text: "The relay is shutting down; try again later"})
 	}
 	if q.committer.broken.Load() {
-		return errStore
+		return q.committer.unable()
 	}
 	p := q.policy.Load()
 	queued, bytes := q.total.Load(), q.bytes.Load()
@@ -181,9 +208,12 @@ func (q *Queue) admit() error {
 		q.fullOnce(p, queued, bytes)
 		return errQueueFull
 	}
-	if ok, err := q.free.reserve(0); err != nil {
+	if ok, err := q.free.reserve(0, true); err != nil {
 		return err
 	} else if !ok {
+		q.fullLog.do(q.now(), func() {
+			q.log.Warn("the disk is nearly full; clients are asked to come back, what is queued is delivered", "min_free", p.MinFree)
+		})
 		return errDiskFull
 	}
 	q.pending.Add(1)

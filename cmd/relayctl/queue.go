@@ -29,7 +29,8 @@ and which the 250 gave to the client that handed it in. Small letters do as well
 	}
 	cmd.AddCommand(a.queueListCommand(), a.queueShowCommand(),
 		a.actionCommand(holdAction()), a.actionCommand(releaseAction()),
-		a.actionCommand(retryAction()), a.actionCommand(deleteAction()))
+		a.actionCommand(retryAction()), a.actionCommand(deleteAction()),
+		a.queueExportCommand(), a.queueImportCommand(), a.queueCompactCommand(), a.queueRecoverCommand())
 	group(cmd)
 	return cmd
 }

@@ -81,7 +81,8 @@ from the configuration; --socket names it directly, for who may use the socket b
 may not read the configuration.
 
 When relayd is not running, "queue list", "queue show" and "status" read its store
-in data_dir instead, and say so on standard error.
+in data_dir instead, and say so on standard error. "queue export", "import", "compact"
+and "recover" work on that store, and need relayd to be stopped.
 
 Exit codes: 0 done, 1 failed, 2 the command line was not understood.`,
 		Example: `  relayctl init                       write a first configuration

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"relayd/queue"
+)
+
+func (a *app) queueExportCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:        "export DIR [ID...]",
+		SuggestFor: []string{"backup", "dump", "save"},
+		Short:      "Write messages to files, for a backup or a move; relayd must be stopped",
+		Long: `Writes each message of the queue, or those that are named, to two files in DIR: ID.eml
+has its content, octet by octet, and ID.json what "queue import" needs to take it up
+where it was: envelope, state of each recipient, attempts, hold, and what happened to it.
+Files of the same names are replaced. The queue stays as it is.
+
+The files hold other people's mail; they are made readable by their owner alone. For the
+content of one message while relayd is running see "queue show ID --body".`,
+		Example: `  relayctl queue export /var/backups/relayd
+  relayctl queue export . 1M8063JNNNMR7`,
+		DisableFlagsInUseLine: true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return misuse(cmd, "name the folder to write to")
+			}
+			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir, err := a.offline()
+			if err != nil {
+				return err
+			}
+			r, err := queue.OpenReadOnly(dir)
+			if err != nil {
+				return stopFirst(err)
+			}
+			defer r.Close()
+			n, err := r.Export(args[0], args[1:])
+			if n > 0 || err == nil {
+				fmt.Fprintf(a.out, "Wrote %s to %s.\n", messages(n), clean(args[0]))
+			}
+			if err != nil {
+				err = whichID(err, args[1:])
+			}
+			return err
+		},
+	}
+}
+
+func (a *app) queueImportCommand() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:        "import DIR",
+		SuggestFor: []string{"restore", "load"},
+		Short:      "Take in messages that were exported; relayd must be stopped",
+		Long: `Takes the messages that "queue export" wrote to DIR into the queue of this relayd, which
+may be a new one. Each goes on where it was: recipients that were delivered to stay so,
+attempts count, held messages stay held. An ID that another message has here is exchanged
+for a new one.
+
+A message that is in this queue, or has left it for as long as the history says so, is
+left out: it would be delivered twice. --force takes it in all the same, under a new ID.
+Nobody can know what another relayd does: import a message in one place only.`,
+		Example: `  relayctl queue import /var/backups/relayd`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return misuse(cmd, "name the folder that \"relayctl queue export\" wrote to")
+			}
+			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			dir, err := a.offline()
+			if err != nil {
+				return err
+			}
+			done, err := queue.Import(dir, args[0], force)
+			if err == nil || done.Messages+done.Known > 0 {
+				fmt.Fprint(a.out, importedText(done))
+			}
+			return stopFirst(err)
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "take in messages that are or were here, again")
+	return cmd
+}
+
+func importedText(d queue.Imported) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Took in %s.\n", messages(d.Messages))
+	if d.Known > 0 {
+		fmt.Fprintf(&b, "Left out, since they are or were here: %d.\n", d.Known)
+	}
+	for _, old := range slices.Sorted(maps.Keys(d.Renamed)) {
+		fmt.Fprintf(&b, "%s is %s here.\n", old, d.Renamed[old])
+	}
+	return b.String()
+}

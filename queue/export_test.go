@@ -1,0 +1,231 @@
+package queue
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"relayd/internal/envelope"
+)
+
+// exportFrom fills a queue with a small message that has been refused for one of its recipients, a large one, and a held
+// one, stops it, and exports it.
+func exportFrom(t *testing.T, tr *fakeTransport) (dir, out string, ids []string) {
+	t.Helper()
+	r := openRig(t, t.TempDir(), tr, testPolicy)
+	tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+		a := refused(route, m, 451, false)
+		for i, rcpt := range m.Envelope.Recipients {
+			if strings.HasPrefix(string(rcpt.Path), "done") {
+				a.Results[i] = envelope.Result{Reply: envelope.Reply{Code: 250, Text: "taken"}}
+			}
+		}
+		return a
+	})
+	r.Start()
+	ids = []string{
+		r.submit([]byte("Subject: small\r\n\r\n"), testEnvelope("done@example.com", "wait@example.com")),
+		r.submit(bytes.Repeat([]byte("large\r\n"), 30_000), testEnvelope("large@example.com")),
+		r.submit([]byte("Subject: held\r\n\r\n"), testEnvelope("held@example.com")),
+	}
+	time.Sleep(time.Second)
+	if _, err := r.Apply(ActionHold, ids[2:]); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	out = filepath.Join(t.TempDir(), "backup")
+	reader, err := OpenReadOnly(r.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if n, err := reader.Export(out, nil); n != 3 || err != nil {
+		t.Fatalf("%d were exported, %v", n, err)
+	}
+	return r.dir, out, ids
+}
+
+// A queue that is moved is what it was: content, states, attempts, holds; and is delivered by the routes of its new place.
+func TestImport_IntoANewQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newFakeTransport()
+		old, out, ids := exportFrom(t, tr)
+		dir := filepath.Join(t.TempDir(), "new")
+		done, err := Import(dir, out, false)
+		if err != nil || done.Messages != 3 || len(done.Renamed) != 0 {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		for _, id := range ids {
+			if before, after := shown(t, old, id), shown(t, dir, id); before != after {
+				t.Errorf("%s was\n%s and is\n%s", id, before, after)
+			}
+		}
+		tr.set(nil)
+		r := openRig(t, dir, tr, testPolicy)
+		r.Start()
+		defer r.stop()
+		if err := os.RemoveAll(out); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Hour)
+		if tr.deliveredTo("done@example.com") != 1 || tr.deliveredTo("wait@example.com") != 1 || tr.deliveredTo("large@example.com") != 1 ||
+			tr.deliveredTo("held@example.com") != 0 || r.Counts().Held != 1 {
+			t.Errorf("delivered %v, %+v", tr.delivered, r.Counts())
+		}
+		if body := tr.bodies[ids[1]]; !bytes.Equal(body, bytes.Repeat([]byte("large\r\n"), 30_000)) {
+			t.Errorf("the large one has %d octets", len(body))
+		}
+	})
+}
+
+// shown is a message's record as it is stored.
+func shown(t *testing.T, dir, id string) string {
+	t.Helper()
+	r, err := OpenReadOnly(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	rec, err := r.store.record(mustID(t, id))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := encodeRecord(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(v[valueHeader:])
+}
+
+func TestImport_NothingTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newFakeTransport()
+		dir, out, ids := exportFrom(t, tr)
+		if done, err := Import(dir, out, false); err != nil || done.Messages != 0 || done.Known != 3 {
+			t.Errorf("into the queue that it is from: %+v, %v", done, err)
+		}
+		// Those that have left are known, too.
+		tr.set(nil)
+		r := openRig(t, dir, tr, testPolicy)
+		r.Start()
+		if _, err := r.ApplyAll(ActionRelease); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Hour)
+		r.stop()
+		if done, err := Import(dir, out, false); err != nil || done.Messages != 0 || done.Known != 3 {
+			t.Errorf("after it was delivered: %+v, %v", done, err)
+		}
+		done, err := Import(dir, out, true)
+		if err != nil || done.Messages != 3 || len(done.Renamed) != 3 || done.Renamed[ids[0]] == ids[0] {
+			t.Errorf("by force: %+v, %v", done, err)
+		}
+		if done, err := Import(dir, out, false); err != nil || done.Messages != 0 || done.Known != 3 {
+			t.Errorf("once more: %+v, %v", done, err)
+		}
+	})
+}
+
+// An id that another message has here is exchanged, and the import is known under its old one.
+func TestImport_CollidingID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, out, ids := exportFrom(t, newFakeTransport())
+		dir := t.TempDir()
+		st := mustOpenStore(t, dir)
+		mustCommit(t, st, newMessage(t, mustID(t, ids[1]), []byte("another")))
+		if err := st.close(); err != nil {
+			t.Fatal(err)
+		}
+		done, err := Import(dir, out, false)
+		if err != nil || done.Messages != 3 || len(done.Renamed) != 1 || done.Renamed[ids[1]] == "" {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		if done, err := Import(dir, out, false); err != nil || done.Messages != 0 || done.Known != 3 {
+			t.Errorf("again: %+v, %v", done, err)
+		}
+	})
+}
+
+// What is not as it was exported is left out and told of; the others are taken.
+func TestImport_RefusesWhatIsNotWhole(t *testing.T) {
+	for name, spoil := range map[string]func(base string) error{
+		"content changed": func(base string) error {
+			return os.WriteFile(base+".eml", bytes.Repeat([]byte("Large\r\n"), 30_000), 0o600)
+		},
+		"content cut":  func(base string) error { return os.Truncate(base+".eml", 1000) },
+		"content gone": func(base string) error { return os.Remove(base + ".eml") },
+		"no JSON":      func(base string) error { return os.WriteFile(base+".json", []byte("{"), 0o600) },
+		"empty JSON":   func(base string) error { return os.WriteFile(base+".json", []byte("{}"), 0o600) },
+		"no states": func(base string) error {
+			return os.WriteFile(base+".json", []byte(`{"format":1,"id":"1M8063JNNNMR7","message":{"envelope":{"Recipients":[{}]}}}`), 0o600)
+		},
+		"a command in a path": func(base string) error {
+			text, err := os.ReadFile(base + ".json")
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(base+".json", bytes.ReplaceAll(text, []byte("large@"), []byte(`x\r\nRCPT TO:<large@`)), 0o600)
+		},
+		"newer": func(base string) error { return os.WriteFile(base+".json", []byte(`{"format":2}`), 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				_, out, ids := exportFrom(t, newFakeTransport())
+				if err := spoil(filepath.Join(out, ids[1])); err != nil {
+					t.Fatal(err)
+				}
+				dir := t.TempDir()
+				done, err := Import(dir, out, false)
+				if err == nil || !strings.Contains(err.Error(), ids[1]) || done.Messages != 2 {
+					t.Errorf("%+v, %v", done, err)
+				}
+				if left, _ := os.ReadDir(filepath.Join(dir, "spool")); len(left) != 0 {
+					t.Errorf("%d files are left in the spool", len(left))
+				}
+			})
+		})
+	}
+}
+
+func TestExport_Refusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, out, ids := exportFrom(t, newFakeTransport())
+		reader, err := OpenReadOnly(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		some := filepath.Join(out, "some")
+		if n, err := reader.Export(some, []string{ids[0], "nonsense", ID(5).String()}); n != 0 || !errors.Is(err, ErrNotFound) {
+			t.Errorf("%d, %v", n, err)
+		}
+		if n, err := reader.Export(some, ids[:1]); n != 1 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "spool", ids[1]), []byte("damaged"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := reader.Export(some, nil); n != 2 || err == nil || !strings.Contains(err.Error(), ids[1]) {
+			t.Errorf("with one that is damaged: %d, %v", n, err)
+		}
+		reader.Close()
+		for _, path := range []string{ids[0] + ".json", ids[0] + ".eml"} {
+			if info, err := os.Stat(filepath.Join(some, path)); err != nil || info.Mode() != 0o600 {
+				t.Errorf("%s: %v, %v", path, info.Mode(), err)
+			}
+		}
+		if left, _ := filepath.Glob(filepath.Join(some, ".new*")); len(left) != 0 {
+			t.Errorf("left: %v", left)
+		}
+		running := openRig(t, dir, newFakeTransport(), testPolicy)
+		defer running.stop()
+		if _, err := Import(dir, out, false); !errors.Is(err, ErrLocked) {
+			t.Errorf("into a queue that is running: %v", err)
+		}
+	})
+}

@@ -1,0 +1,331 @@
+package queue
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"relayd/internal/envelope"
+)
+
+// onSmallDisk runs the test f in a process of its own, in a mount namespace in which dir is a file system of so many
+// octets. Without the right to mount one the test is skipped.
+func onSmallDisk(t *testing.T, size int, f func(t *testing.T, dir string)) {
+	t.Helper()
+	const where = "RELAYD_TEST_SMALL_DISK"
+	if dir := os.Getenv(where); dir != "" {
+		if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+			t.Skip("no mount namespace: ", err)
+		}
+		if err := syscall.Mount("small", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+			t.Skip("no file system can be mounted: ", err)
+		}
+		f(t, dir)
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=50s")
+	cmd.Env = append(os.Environ(), where+"="+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	if os.Geteuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}}
+	}
+	out, err := cmd.CombinedOutput()
+	_, failed := errors.AsType[*exec.ExitError](err)
+	switch {
+	case err != nil && !failed:
+		t.Skipf("a full disk needs a file system of its own, and a mount namespace cannot be had (run as root): %v", err)
+	case bytes.Contains(out, []byte("--- SKIP")):
+		t.Skipf("a full disk needs a file system of its own (run as root):\n%s", out)
+	case failed:
+		t.Fatalf("in its own mount namespace (%v):\n%s", err, out)
+	case testing.Verbose():
+		t.Logf("%s", out)
+	}
+}
+
+// fill takes all room of a disk, as somebody else's file does, and returns what frees it again.
+func fill(t *testing.T, dir string) (free func()) {
+	t.Helper()
+	path := filepath.Join(dir, "somebody.else")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size := 1 << 20; size >= 4096; {
+		if _, err := f.Write(make([]byte, size)); errors.Is(err, syscall.ENOSPC) {
+			size /= 2
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// try hands in a message and returns its id, or the reply that it got in place of a 250.
+func (r *rig) try(to string, size int) (id string, reply envelope.Reply) {
+	r.t.Helper()
+	w, err := r.Begin(testEnvelope(to), envelope.Origin{})
+	if err == nil {
+		id = w.ID()
+		body := io.LimitReader(&lines{}, int64(size))
+		if _, err = io.Copy(w, body); err == nil {
+			err = w.Commit(context.Background())
+		} else {
+			_ = w.Abort()
+		}
+	}
+	if err == nil {
+		return id, envelope.Reply{}
+	}
+	if !errors.As(err, &reply) {
+		r.t.Fatalf("an error without a reply: %v", err)
+	}
+	return "", reply
+}
+
+// lines is endless text.
+type lines struct{}
+
+func (lines) Read(p []byte) (int, error) {
+	return copy(p, bytes.Repeat([]byte("a line of text\r\n"), len(p)/16+1)), nil
+}
+
+// hostAway is a transport whose host is away.
+func hostAway(context.Context, string, envelope.Message) envelope.Attempt { return siteDown(time.Hour) }
+
+const fullDisk = "452 4.3.1"
+
+func replyCode(r envelope.Reply) string {
+	return fmt.Sprintf("%d %d.%d.%d", r.Code, r.Enhanced[0], r.Enhanced[1], r.Enhanced[2])
+}
+
+// fillQueue hands in mail until it is refused, and returns who it was accepted for.
+func (r *rig) fillQueue(prefix string, size int) (accepted []string) {
+	r.t.Helper()
+	for n := 0; ; n++ {
+		to := fmt.Sprintf("%s%d@example.com", prefix, n)
+		id, reply := r.try(to, size)
+		switch {
+		case id != "":
+			accepted = append(accepted, to)
+		case replyCode(reply) != fullDisk:
+			r.t.Fatalf("message %d is answered with %s", n, reply)
+		default:
+			return accepted
+		}
+		if n == 100_000 {
+			r.t.Fatal("the disk does not get full")
+		}
+	}
+}
+
+// settle has the database written, which must end as wanted.
+func (r *rig) settle(want error) {
+	r.t.Helper()
+	if err := r.committer.read(settled); !errors.Is(err, want) {
+		r.t.Errorf("writing the database: %v, want %v", err, want)
+	}
+}
+
+func (r *rig) allDelivered(to []string) {
+	r.t.Helper()
+	until(r.t, "everything to be delivered", func() bool {
+		c := r.Counts()
+		return c.Active+c.Deferred+c.Held == 0
+	})
+	for _, a := range to {
+		if n := r.transport.deliveredTo(a); n != 1 {
+			r.t.Errorf("%s got its message %d times\n%s", a, n, r.log)
+			return
+		}
+	}
+}
+
+// With a reserve: intake ends with 452 while there is still room, what is queued is delivered, and intake goes on by
+// itself when there is room again. Small messages, and large ones that go to the spool.
+func TestFullDisk_TheReserveIsForDeliveries(t *testing.T) {
+	onSmallDisk(t, 64<<20, func(t *testing.T, dir string) {
+		policy := testPolicy
+		policy.MinFree = 16 << 20
+		tr := newFakeTransport()
+		tr.concurrency = 64
+		tr.set(hostAway)
+		r := openRig(t, dir, tr, policy)
+		r.Start()
+		accepted := r.fillQueue("small", 30_000)
+		// What was reckoned for the database is known once it is there: then there is room for some more.
+		r.settle(nil)
+		accepted = append(accepted, r.fillQueue("more", 300_000)...)
+		r.settle(nil)
+		free, err := diskFree(dir)
+		if err != nil || free < policy.MinFree*3/4 {
+			t.Errorf("%d octets are left of a reserve of %d, %v", free, policy.MinFree, err)
+		}
+		t.Logf("%d messages, %d octets free of a reserve of %d", len(accepted), free, policy.MinFree)
+		tr.set(nil)
+		r.Retry()
+		r.allDelivered(accepted)
+		if n := strings.Count(r.log.String(), "level=ERROR"); n != 0 {
+			t.Errorf("%d errors:\n%s", n, r.log)
+		}
+		until(t, "mail to be taken again", func() bool { id, _ := r.try("again@example.com", 3000); return id != "" })
+		until(t, "it to be delivered", func() bool { return tr.deliveredTo("again@example.com") == 1 })
+		r.stop()
+	})
+}
+
+// Large messages leave the reserve alone while they arrive, and not only at their end.
+func TestFullDisk_LargeMessages(t *testing.T) {
+	onSmallDisk(t, 64<<20, func(t *testing.T, dir string) {
+		policy := testPolicy
+		policy.MinFree = 16 << 20
+		tr := newFakeTransport()
+		tr.set(hostAway)
+		r := openRig(t, dir, tr, policy)
+		r.Start()
+		w, err := r.Begin(testEnvelope("endless@example.com"), envelope.Origin{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := io.Copy(w, io.LimitReader(lines{}, 128<<20))
+		assertReply(t, err, 452)
+		if free, err := diskFree(dir); err != nil || free < policy.MinFree || n < 8<<20 {
+			t.Errorf("after %d octets of one message %d are left of a reserve of %d, %v", n, free, policy.MinFree, err)
+		}
+		if err := w.Abort(); err != nil {
+			t.Error(err)
+		}
+		accepted := r.fillQueue("large", 3<<20)
+		if free, err := diskFree(dir); err != nil || free < policy.MinFree || len(accepted) < 4 {
+			t.Errorf("%d large messages were taken, %d octets are left of a reserve of %d, %v", len(accepted), free, policy.MinFree, err)
+		}
+		tr.set(nil)
+		r.Retry()
+		r.allDelivered(accepted)
+		until(t, "a large message to be taken again", func() bool { id, _ := r.try("again@example.com", 3<<20); return id != "" })
+		r.stop()
+	})
+}
+
+// Somebody else fills the disk to the last block: what is queued is delivered all the same, the outcomes are recorded, and
+// all goes on by itself when there is room again. A crash meanwhile delivers nothing twice.
+func TestFullDisk_SomebodyElseTakesTheReserve(t *testing.T) {
+	onSmallDisk(t, 64<<20, func(t *testing.T, dir string) {
+		policy := testPolicy
+		policy.MinFree = 1 << 20
+		tr := newFakeTransport()
+		tr.concurrency = 64
+		tr.set(hostAway)
+		r := openRig(t, dir, tr, policy)
+		r.Start()
+		var accepted []string
+		for n := range 400 {
+			accepted = append(accepted, fmt.Sprintf("u%d@example.com", n))
+			r.submit([]byte("Subject: x\r\n\r\nbody\r\n"), testEnvelope(accepted[n]))
+		}
+		free := fill(t, dir)
+		if _, reply := r.try("late@example.com", 3000); replyCode(reply) != fullDisk {
+			t.Errorf("with a full disk the answer is %s", reply)
+		}
+		tr.set(nil)
+		r.Retry()
+		r.allDelivered(accepted)
+		r.settle(errNoRoom)
+		if strings.Contains(r.log.String(), "store has failed") {
+			t.Errorf("the store has failed:\n%s", r.log)
+		}
+		// Killed now, and started with room: what was delivered stays delivered.
+		copied := t.TempDir()
+		if err := copyFolder(copied, dir, r.committer.store); err != nil {
+			t.Fatal(err)
+		}
+		left, err := OpenReadOnly(copied)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, err := left.Counts(); err != nil || c.Active+c.Deferred+c.Held != 0 {
+			t.Errorf("after a crash on a full disk there are %+v, %v", c, err)
+		}
+		left.Close()
+		free()
+		until(t, "mail to be taken again", func() bool { id, _ := r.try("again@example.com", 3000); return id != "" })
+		until(t, "it to be delivered", func() bool { return tr.deliveredTo("again@example.com") == 1 })
+		r.stop() // which needs the database to be written
+	})
+}
+
+// Without a reserve the write itself finds that there is no room: the answer is the same, nothing that was refused is
+// delivered, and nothing that was accepted is lost.
+func TestFullDisk_WithoutAReserve(t *testing.T) {
+	onSmallDisk(t, 48<<20, func(t *testing.T, dir string) {
+		policy := testPolicy
+		policy.MinFree = 0
+		tr := newFakeTransport()
+		tr.concurrency = 64
+		tr.set(hostAway)
+		r := openRig(t, dir, tr, policy)
+		r.Start()
+		accepted := r.fillQueue("u", 30_000)
+		if _, reply := r.try("large@example.com", 8<<20); replyCode(reply) != fullDisk {
+			t.Errorf("a large message is answered with %s", reply)
+		}
+		if n := r.Counts().Deferred + r.Counts().Active; n != len(accepted) {
+			t.Errorf("%d in the queue, %d were accepted", n, len(accepted))
+		}
+		if strings.Contains(r.log.String(), "store has failed") {
+			t.Errorf("the store has failed:\n%s", r.log)
+		}
+		tr.set(nil)
+		r.Retry()
+		until(t, "something to be delivered", func() bool { return tr.deliveredTo(accepted[0]) == 1 })
+		// Where nothing is reserved, outcomes may have to wait for room.
+		if err := syscall.Mount("small", dir, "tmpfs", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", 256<<20)); err != nil {
+			t.Fatal(err)
+		}
+		r.allDelivered(accepted)
+		until(t, "mail to be taken again", func() bool { id, _ := r.try("again@example.com", 3000); return id != "" })
+		r.stop()
+	})
+}
+
+// A queue of an older format is copied before it is touched: without room for the copy it stays as it was.
+func TestFullDisk_MigrationNeedsItsCopy(t *testing.T) {
+	onSmallDisk(t, 48<<20, func(t *testing.T, small string) {
+		dir := filepath.Join(small, "queue")
+		if err := os.CopyFS(dir, os.DirFS(oldFormat(t))); err != nil {
+			t.Fatal(err)
+		}
+		before := snapshot(t, dir)
+		free := fill(t, small)
+		if _, err := openStore(dir); !isFull(err) || !strings.Contains(err.Error(), "must be copied before it is brought to format 2") {
+			t.Errorf("without room: %v", err)
+		}
+		if after := snapshot(t, dir); after != before {
+			t.Errorf("the folder was changed:\n%s\nwas\n%s", after, before)
+		}
+		free()
+		st := mustOpenStore(t, dir)
+		defer st.close()
+		if got := fmt.Sprint(holds(t, st, 1)); got != "[1]" {
+			t.Errorf("with room there are %s", got)
+		}
+	})
+}
