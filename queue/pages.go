@@ -32,6 +32,7 @@ const (
 	pageBranch  = 0x01
 	pageLeaf    = 0x02
 	pageMeta    = 0x04
+	pageFree    = 0x10
 	leafBucket  = 0x01
 	metaMagic   = 0xED0CDAED
 	metaVersion = 2
@@ -47,14 +48,18 @@ type pages struct {
 	page int64 // octets of a page
 	meta meta  // the newer one that is whole
 	torn bool  // the other one is not
-	seen map[uint64]bool
+	seen []bool // by page; as many as the file has
 	// buckets has the names of those that walk has met at the root.
 	buckets map[string]bool
+	spare   [][]byte // buffers for pages
 	// fault is called with what is wrong; the walk goes on behind it.
 	fault func(error)
 }
 
-type meta struct{ pageSize, root, end, txid uint64 }
+// meta is what one of the two meta pages says. free is the page of the list of free pages, or noFreelist.
+type meta struct{ pageSize, root, free, end, txid uint64 }
+
+const noFreelist = 1<<64 - 1
 
 // openPages reads the metas of a database.
 func openPages(f *os.File) (*pages, error) {
@@ -62,7 +67,7 @@ func openPages(f *os.File) (*pages, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &pages{f: f, size: info.Size(), seen: make(map[uint64]bool), buckets: make(map[string]bool), fault: func(error) {}}
+	p := &pages{f: f, size: info.Size(), buckets: make(map[string]bool), fault: func(error) {}}
 	first, firstErr := p.readMeta(0)
 	page := int64(os.Getpagesize())
 	if firstErr == nil {
@@ -72,6 +77,7 @@ func openPages(f *os.File) (*pages, error) {
 	switch {
 	case firstErr != nil && secondErr != nil:
 		p.page = page
+		p.seen = make([]bool, p.size/page+1)
 		return p, fmt.Errorf("%w: neither of its two meta pages can be read (%w)", errDatabase, firstErr)
 	case firstErr != nil || secondErr == nil && second.txid > first.txid:
 		p.meta = second
@@ -79,6 +85,7 @@ func openPages(f *os.File) (*pages, error) {
 		p.meta = first
 	}
 	p.page, p.torn = int64(p.meta.pageSize), firstErr != nil || secondErr != nil
+	p.seen = make([]bool, max(p.size/p.page, 2)+1)
 	return p, nil
 }
 
@@ -92,6 +99,7 @@ func (p *pages) readMeta(at int64) (m meta, err error) {
 	sum := fnv.New64a()
 	sum.Write(b[:metaLength-8])
 	m = meta{pageSize: uint64(binary.NativeEndian.Uint32(b[8:])), root: binary.NativeEndian.Uint64(b[16:]),
+		free: binary.NativeEndian.Uint64(b[32:]),
 		end: binary.NativeEndian.Uint64(b[40:]), txid: binary.NativeEndian.Uint64(b[48:])}
 	switch {
 	case flags&pageMeta == 0, binary.NativeEndian.Uint32(b) != metaMagic, binary.NativeEndian.Uint64(b[56:]) != sum.Sum64():
@@ -126,12 +134,17 @@ func checkPages(f *os.File, format int, journal bool) error {
 			first = err
 		}
 	}
+	lengths := keyLengths()
 	p.walk(func(in [][]byte, key []byte, _ func() []byte) {
-		if want, ours := keyLengths()[string(bytes.Join(in, []byte{'/'}))]; ours && want > 0 && len(key) != want {
+		if len(in) != 1 {
+			return
+		}
+		if want := lengths[string(in[0])]; want > 0 && len(key) != want {
 			p.fault(fmt.Errorf("a key of %q has %d octets", in, len(key)))
 		}
 	})
-	for name := range keyLengths() {
+	p.freelist()
+	for name := range lengths {
 		if format > 0 && !p.buckets[name] {
 			p.fault(fmt.Errorf("there is no bucket %q", name))
 		}
@@ -201,6 +214,46 @@ func (p *pages) walk(visit func(in [][]byte, key []byte, value func() []byte)) {
 	w.tree(p.meta.root, nil, nil, 0)
 }
 
+// freelist looks at the list of free pages, after walk: each is within the file, in order, and nowhere else.
+func (p *pages) freelist() {
+	id := p.meta.free
+	if id == noFreelist {
+		return // bbolt finds out for itself
+	}
+	d, err := p.load(id)
+	if err == nil && d.flags != pageFree {
+		err = fmt.Errorf("it is no list of free pages (%#x)", d.flags)
+	}
+	if err != nil {
+		p.fault(fmt.Errorf("page %d: %w", id, err))
+		return
+	}
+	const entry = 8
+	at, n := int64(pageHeader), int64(d.count)
+	if n == 0xffff { // then the number is the first entry
+		first := p.octets(&d, at, entry)
+		n, at = int64(binary.NativeEndian.Uint64(first)), at+entry
+	}
+	if n < 0 || n > d.length/entry {
+		p.fault(fmt.Errorf("page %d: %d free pages cannot be", id, n))
+		return
+	}
+	list := p.octets(&d, at, n*entry)
+	if list == nil {
+		p.fault(fmt.Errorf("page %d: the list of free pages is cut short", id))
+		return
+	}
+	var last uint64
+	for ; len(list) > 0; list = list[entry:] {
+		free := binary.NativeEndian.Uint64(list)
+		if free < 2 || free <= last || free >= p.meta.end || p.seen[free] {
+			p.fault(fmt.Errorf("page %d: page %d cannot be free", id, free))
+			return
+		}
+		last = free
+	}
+}
+
 type walker struct {
 	*pages
 	visit func(in [][]byte, key []byte, value func() []byte)
@@ -224,10 +277,10 @@ func (w *walker) fail(id uint64, format string, args ...any) {
 
 // load reads the page id, all of it but its overflow. Each can be in the tree once.
 func (p *pages) load(id uint64) (d pageData, err error) {
-	if id < 2 || id >= p.meta.end {
+	if id < 2 || id >= p.meta.end || id >= uint64(len(p.seen)) {
 		return d, fmt.Errorf("it is not below %d", p.meta.end)
 	}
-	head := make([]byte, p.page)
+	head := p.buffer()
 	if _, err := p.f.ReadAt(head, int64(id)*p.page); err != nil {
 		return d, err
 	}
@@ -236,7 +289,7 @@ func (p *pages) load(id uint64) (d pageData, err error) {
 	switch {
 	case d.id != id:
 		return d, fmt.Errorf("it says that it is page %d", d.id)
-	case id+d.overflow >= p.meta.end:
+	case id+d.overflow >= p.meta.end, id+d.overflow >= uint64(len(p.seen)):
 		return d, errors.New("it ends behind the file")
 	}
 	d.length = int64(d.overflow+1) * p.page
@@ -255,6 +308,22 @@ func (p *pages) load(id uint64) (d pageData, err error) {
 		p.seen[i] = true
 	}
 	return d, nil
+}
+
+// buffer returns room for a page; done gives it back, with the keys that point into it.
+func (p *pages) buffer() []byte {
+	if n := len(p.spare); n > 0 {
+		b := p.spare[n-1]
+		p.spare = p.spare[:n-1]
+		return b
+	}
+	return make([]byte, p.page)
+}
+
+func (p *pages) done(d *pageData) {
+	if int64(len(d.head)) == p.page {
+		p.spare = append(p.spare, d.head)
+	}
 }
 
 func parsePage(b []byte) pageData {
@@ -288,6 +357,7 @@ func (w *walker) tree(id uint64, low, high []byte, depth int) {
 		w.fail(id, "it is too deep down")
 	default:
 		w.page(&d, low, high, depth)
+		w.done(&d)
 	}
 }
 
