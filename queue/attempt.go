@@ -191,6 +191,7 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 			q.log.Warn("an outcome could not be recorded; the message will be tried again", "queue_id", r.ID.String(), "error", err)
 			return
 		}
+		q.traffic.settled(route, &v)
 		q.logVerdict(&v, a.PossibleDuplicate)
 		q.logUnreported(&v)
 		if !waits && r.Spooled {

@@ -40,6 +40,7 @@ type Queue struct {
 	bytes       atomic.Int64 // of content in the queue
 	quarantined atomic.Int64
 	unreported  atomic.Int64 // reports that could not be delivered
+	traffic     traffic
 	closing     atomic.Bool
 
 	ctx      context.Context // of the attempts

@@ -244,6 +244,7 @@ func (q *Queue) admitNew(r *record, body []byte) error {
 	if err := <-done; err != nil {
 		return err
 	}
+	q.traffic.received.Add(1)
 	q.log.LogAttrs(context.Background(), slog.LevelInfo, "received",
 		slog.String("queue_id", r.ID.String()), slog.String("client", originHost(r.Origin)),
 		slog.String("helo", r.Origin.Helo), slog.String("protocol", r.Origin.Protocol),

@@ -2,6 +2,7 @@ package smarthost
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"relayd/internal/envelope"
@@ -32,6 +33,17 @@ const (
 var troubleStates = [troubles]State{noTrouble: StateUp, unreachable: StateDown, tlsFailed: StateTLSFailed,
 	loginRefused: StateLoginRefused, throttled: StateThrottled, quotaSpent: StateThrottled, refused: StateRefused,
 	sendersRefused: StateRefused, looping: StateLooping}
+
+// States returns every state that a host may be in.
+func States() []State {
+	states := []State{StateUnknown}
+	for _, s := range troubleStates {
+		if !slices.Contains(states, s) {
+			states = append(states, s)
+		}
+	}
+	return states
+}
 
 // pauses bound how long a host is left alone: [minimum, maximum] after most troubles, after a refusal of the login or of
 // the account, and when a quota is used up.

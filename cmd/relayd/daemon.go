@@ -14,6 +14,7 @@ import (
 
 	"relayd/internal/config"
 	"relayd/internal/control"
+	"relayd/internal/metrics"
 	"relayd/internal/sendermx"
 	"relayd/queue"
 	"relayd/relay"
@@ -41,6 +42,7 @@ type daemon struct {
 	queue  *queue.Queue
 	relay  *relay.Server
 	api    *control.Server
+	shown  *metrics.Server
 }
 
 // start reads the configuration and brings the rooms up: the queue first, so that nothing is taken that cannot be
@@ -74,12 +76,16 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 		Smarthost: d.routeStatus,
 		Probe:     d.probe,
 		Paused:    d.queue.Troubles,
+		Traffic:   d.queue.Traffic,
 		OAuth:     d.tokens.status,
 		Hostname:  func() string { return d.config.Load().Hostname },
 	})
+	d.shown = metrics.New(metrics.Options{Status: d.api.Status, Log: d.log})
 	if d.relay, err = relay.New(d.relayOptions(cfg)); err == nil {
 		if err = d.api.Start(cfg.ControlSocket); err == nil {
-			err = d.relay.Start()
+			if err = d.shown.Listen(cfg.Metrics.Address); err == nil {
+				err = d.relay.Start()
+			}
 		}
 	}
 	if err != nil {
@@ -191,8 +197,11 @@ func (d *daemon) apply(cfg *config.Config) error {
 	if err := d.router.Reconfigure(d.routerOptions(cfg)); err != nil {
 		return err
 	}
-	if err := d.relay.Reconfigure(d.relayOptions(cfg)); err != nil {
+	if err := d.shown.Listen(cfg.Metrics.Address); err != nil {
 		return errors.Join(err, d.router.Reconfigure(d.routerOptions(old)))
+	}
+	if err := d.relay.Reconfigure(d.relayOptions(cfg)); err != nil {
+		return errors.Join(err, d.shown.Listen(old.Metrics.Address), d.router.Reconfigure(d.routerOptions(old)))
 	}
 	for _, c := range []struct{ key, old, new string }{
 		{"data_dir", old.DataDir, cfg.DataDir}, {"control_socket", old.ControlSocket, cfg.ControlSocket}, {"log.format", old.Log.Format, cfg.Log.Format},
@@ -232,6 +241,7 @@ func (d *daemon) closeRooms() error {
 	if d.relay != nil {
 		within(sessionGrace, func(ctx context.Context) error { return cutOff(d.relay.Shutdown(ctx)) })
 	}
+	within(time.Second, func(ctx context.Context) error { return cutOff(d.shown.Close(ctx)) })
 	within(time.Second, func(ctx context.Context) error { return cutOff(d.api.Close(ctx)) })
 	within(deliveryGrace, d.queue.Close)
 	within(time.Second, func(ctx context.Context) error { return cutOff(d.router.Close(ctx)) })

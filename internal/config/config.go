@@ -21,6 +21,7 @@ type Config struct {
 	Log             Log
 	Listeners       []Listener // in the file's order, at least one
 	Queue           Queue
+	Metrics         Metrics
 	Replies         []Reply
 	Clients         []Client    // in the file's order; the first that holds an address counts
 	Smarthosts      []Smarthost // in the file's order, at least one; the first whose conditions match takes a message
@@ -144,5 +145,6 @@ func (r *reader) build(cfg *Config, root *table) {
 	cfg.Smarthosts = readSmarthosts(root)
 	cfg.Clients = readClients(root)
 	cfg.Replies = readReplies(root)
+	cfg.Metrics = readMetrics(root.table("metrics"), cfg.Smarthosts)
 	r.warnWritable()
 }

@@ -157,7 +157,7 @@ func TestLoad_EveryKeyOfTheSchemaIsRead(t *testing.T) {
 				if s.name == "key_file" {
 					text, line = "[[listener]]\ntls = \"starttls\"\nkey_file = true\ncert_file = 'x'\n"+anySmarthost, 3
 				}
-			case "log", "queue", "reply", "client":
+			case "log", "queue", "reply", "client", "metrics":
 				text, line = header(table)+"\n"+s.name+" = true\n"+anySmarthost, 2
 			}
 			if list, _, within := strings.Cut(table, "."); within {

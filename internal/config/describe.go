@@ -60,6 +60,9 @@ func (c *Config) Describe() string {
 	p("                %s; no new mail when less than %s of disk is free", queueLimits(c.Queue), wordSize(c.Queue.MinFree))
 	p("                what became of a message is kept for %s", wordDuration(c.Queue.History))
 	p("Control socket  %s", c.ControlSocket)
+	if c.Metrics.Address != "" {
+		p("Metrics         for Prometheus, to whoever can connect to %s", listenAddress(c.Metrics.Address))
+	}
 	p("Log             %s, from level %s", c.Log.Format, strings.ToLower(c.Log.Level.String()))
 	return b.String()
 }

@@ -46,6 +46,7 @@ var schema = map[string][]spec{
 		{name: "smarthost", kind: kindTables},
 		{name: "client", kind: kindTables},
 		{name: "reply", kind: kindTables},
+		{name: "metrics", kind: kindTable},
 	},
 	"log": {
 		{name: "level", kind: kindText, fallback: "info"},
@@ -138,10 +139,14 @@ var schema = map[string][]spec{
 		{name: "outcome", kind: kindText, example: `"temporary"`},
 		{name: "advice", kind: kindText, example: `"the provider's daily limit; it ends at midnight"`},
 	},
+	"metrics": {
+		{name: "address", kind: kindText, example: `"127.0.0.1:9125"`},
+	},
 }
 
 // tableOrder is the order in which a person reads the tables.
-var tableOrder = []string{"", "log", "listener", "queue", "smarthost", "smarthost.oauth2", "smarthost.rewrite", "client", "client.rewrite", "reply"}
+var tableOrder = []string{"", "log", "listener", "queue", "smarthost", "smarthost.oauth2", "smarthost.rewrite", "client", "client.rewrite", "reply",
+	"metrics"}
 
 // lookup returns the description of a key of a table.
 func lookup(table, key string) (spec, bool) {

@@ -9,7 +9,7 @@
 //
 // # Requests
 //
-//	GET  /v1/status               version, start, queue counts, routes with the health of each host and the pace of the
+//	GET  /v1/status               version, start, queue counts and traffic, routes with health and the pace of the
 //	                              account (its limits, what is used, what waits, when that is gone), problems
 //	GET  /v1/queue?after=&limit=  a page of the queue in order of ids: those greater than after, at most limit
 //	                              (1000 at most, and when it is left out): {"entries": [...], "next": ID}. next is

@@ -59,7 +59,10 @@ func (s *Server) unknown(w http.ResponseWriter, r *http.Request) {
 	writeError(w, status, words, nil)
 }
 
-func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) status(w http.ResponseWriter, _ *http.Request) { s.answer(w, s.Status()) }
+
+// Status returns what GET /v1/status answers, for others in the daemon who show it.
+func (s *Server) Status() Status {
 	st := Status{Running: true, Version: s.opt.Version, Started: s.opt.Started, Queue: s.opt.Queue.Counts()}
 	if s.opt.Hostname != nil {
 		st.Hostname = s.opt.Hostname()
@@ -73,8 +76,12 @@ func (s *Server) status(w http.ResponseWriter, _ *http.Request) {
 	if s.opt.OAuth != nil {
 		st.OAuth = s.opt.OAuth()
 	}
+	if s.opt.Traffic != nil {
+		traffic := s.opt.Traffic()
+		st.Traffic = &traffic
+	}
 	st.Judge(time.Now())
-	s.answer(w, st)
+	return st
 }
 
 func (s *Server) list(w http.ResponseWriter, r *http.Request) {

@@ -43,8 +43,10 @@ type Status struct {
 	Started  time.Time    `json:"started,omitzero"`
 	Queue    queue.Counts `json:"queue"`
 	// OldestAge is the age of the oldest message in seconds; 0 when the queue is empty.
-	OldestAge int64                   `json:"oldest_age_seconds"`
-	Routes    []smarthost.RouteStatus `json:"routes"`
+	OldestAge int64 `json:"oldest_age_seconds"`
+	// Traffic is what has gone through since the start; nil when no daemon answered.
+	Traffic *queue.Traffic          `json:"traffic,omitempty"`
+	Routes  []smarthost.RouteStatus `json:"routes"`
 	// Paused says why the relay as a whole takes no mail or hands none on; empty while it does.
 	Paused []string `json:"paused"`
 	// OAuth are the accounts that log in with OAuth2 tokens.
@@ -135,7 +137,7 @@ func oauthProblems(accounts []OAuthStatus, told []string, now time.Time) []strin
 func routeProblems(routes []smarthost.RouteStatus) []string {
 	var problems []string
 	for _, r := range routes {
-		usable := slices.ContainsFunc(r.Hosts, func(h smarthost.HostStatus) bool { return hostTrouble(h.State) == "" })
+		usable := slices.ContainsFunc(r.Hosts, Usable)
 		if !usable && len(r.Hosts) > 1 {
 			problems = append(problems, fmt.Sprintf("route %q: none of its hosts can be used, its mail waits", r.Name))
 		}
@@ -166,6 +168,12 @@ func hostTrouble(state smarthost.State) string {
 	}
 	return ""
 }
+
+// Usable reports whether a host can be used as far as is known.
+func Usable(h smarthost.HostStatus) bool { return hostTrouble(h.State) == "" }
+
+// HostStates returns every state that a host may be in.
+func HostStates() []smarthost.State { return smarthost.States() }
 
 // passing reports whether a host's trouble may end by itself, so that it concerns nobody while another host works.
 func passing(state smarthost.State) bool {
