@@ -35,7 +35,6 @@ func BenchmarkCommitter(b *testing.B) {
 			b.ResetTimer()
 			share(b, writers, func() error { return c.commit(false, benchIntake(&ids, 0)) })
 			b.StopTimer()
-			b.ReportMetric(float64(b.N)/float64(max(1, st.journal.seq)), "messages/frame") // of the generation that is written
 			if err := c.close(); err != nil {
 				b.Fatal(err)
 			}

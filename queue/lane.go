@@ -26,14 +26,48 @@ type item struct {
 	told  bool // the log says that it waits for its smarthost
 	// handedOn is set when the attempt has given the item over to what ends it. It belongs to the attempt.
 	handedOn bool
-	panics   int // attempts that a fault outside of the transport ended
-	heapPos  int
+	heapPos  int32
 	lane     *lane
 	line     *line // the line it stands in while ready
 	prev     *item
 	next     *item
 	cached   *cached
-	pending  []Action // what operators asked for while it was busy
+	rare     *rare // nil for nearly all: a million waiting items are a million times this struct
+}
+
+// rare is what few items have.
+type rare struct {
+	panics  int      // attempts that a fault outside of the transport ended
+	pending []Action // what operators asked for while it was busy
+}
+
+// ask leaves word of what an operator wants of a busy item.
+func (it *item) ask(action Action) {
+	r := it.withRare()
+	r.pending = append(r.pending, action)
+}
+
+func (it *item) asked() bool { return it.rare != nil && len(it.rare.pending) > 0 }
+
+// takeAsked returns what was asked for, which is then no longer there.
+func (it *item) takeAsked() []Action {
+	actions := it.rare.pending
+	it.rare.pending = nil
+	return actions
+}
+
+// panicked counts an attempt that a fault outside of the transport ended, and returns how many there were.
+func (it *item) panicked() int {
+	r := it.withRare()
+	r.panics++
+	return r.panics
+}
+
+func (it *item) withRare() *rare {
+	if it.rare == nil {
+		it.rare = &rare{}
+	}
+	return it.rare
 }
 
 // dueHeap orders waiting items by when they are due.
@@ -43,12 +77,12 @@ func (h dueHeap) Len() int           { return len(h) }
 func (h dueHeap) Less(i, j int) bool { return h[i].due < h[j].due }
 func (h dueHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].heapPos, h[j].heapPos = i, j
+	h[i].heapPos, h[j].heapPos = int32(i), int32(j)
 }
 
 func (h *dueHeap) Push(x any) {
 	it := x.(*item)
-	it.heapPos = len(*h)
+	it.heapPos = int32(len(*h))
 	*h = append(*h, it)
 }
 
@@ -60,7 +94,7 @@ func (h *dueHeap) Pop() any {
 	return it
 }
 
-func (h *dueHeap) remove(it *item) { heap.Remove(h, it.heapPos) }
+func (h *dueHeap) remove(it *item) { heap.Remove(h, int(it.heapPos)) }
 
 // line is a first-in, first-out list of items, from which any can be taken in constant time.
 type line struct {

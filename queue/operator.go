@@ -93,7 +93,7 @@ func (q *Queue) claim(action Action, ids []ID) []*item {
 		case q.scheduler.claim(it):
 			claimed = append(claimed, it)
 		default:
-			it.pending = append(it.pending, action)
+			it.ask(action)
 		}
 	}
 	return claimed

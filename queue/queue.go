@@ -192,8 +192,8 @@ func (q *Queue) finishPending() {
 		if !q.scheduler.do(func() {
 			busy = q.scheduler.busy > 0 // with an action, or a warning, that is being written
 			for _, it := range q.scheduler.items {
-				if len(it.pending) > 0 && q.scheduler.claim(it) {
-					claimed[it], it.pending = it.pending, nil
+				if it.asked() && q.scheduler.claim(it) {
+					claimed[it] = it.takeAsked()
 				}
 			}
 		}) {

@@ -9,6 +9,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unique"
 
 	"relayd/internal/envelope"
 )
@@ -224,7 +225,7 @@ func decodeSlot(k, v []byte) (slot, error) {
 		Due:    int64(binary.BigEndian.Uint64(k)),
 		ID:     ID(binary.BigEndian.Uint64(k[8:])),
 		Size:   int64(binary.BigEndian.Uint64(v)),
-		Routes: string(v[slotHeader:]),
+		Routes: unique.Make(string(v[slotHeader:])).Value(), // one string for all messages of a route
 	}, nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -199,53 +198,5 @@ func (l *lab) measureLine(ctx context.Context, c contender, pipelining bool) (re
 	last, err := to.wait(ctx, res.messages)
 	res.took, res.whole = last.Sub(first), last.Sub(begun)
 	res.turns = float64(slow.turns.Load()) / float64(res.messages)
-	return res, err
-}
-
-// large is what large messages do to relayd.
-type large struct {
-	messages int
-	in, out  float64 // octets a second
-	peak     int64
-}
-
-const (
-	largeMessages = 64
-	largeSize     = 25_000_000
-)
-
-// measureLarge has relayd take and hand on many large messages at once.
-func (l *lab) measureLarge(ctx context.Context) (res large, err error) {
-	ctx, cancel := context.WithTimeout(ctx, runPatience)
-	defer cancel()
-	dir, remove, err := l.room()
-	if err != nil {
-		return res, err
-	}
-	defer remove()
-	to, err := startSink("", true)
-	if err != nil {
-		return res, err
-	}
-	defer to.close()
-	r, err := l.startRelayd(dir, setup{sink: to.addr(), connections: largeMessages})
-	if err != nil {
-		return res, err
-	}
-	defer r.stop()
-	res.messages = l.most(largeMessages)
-	octets := float64(res.messages) * largeSize
-	begun := time.Now()
-	took, err := l.send(ctx, r.addr(), load{res.messages, res.messages, largeSize, true})
-	if err != nil {
-		return res, fmt.Errorf("large: %w; %w", err, r.lastWords())
-	}
-	at, err := to.wait(ctx, res.messages)
-	if err != nil {
-		return res, fmt.Errorf("large: %w; %w", err, r.lastWords())
-	}
-	res.in, res.out = octets/took.Seconds(), octets/at.Sub(begun).Seconds()
-	res.peak, err = r.peakResident()
-	l.say("large: %+v (folder %s)", res, filepath.Base(dir))
 	return res, err
 }

@@ -31,13 +31,22 @@ func (l *lab) describe() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	version := "of unknown version"
-	if out, err := exec.Command(l.relayd, "--version").Output(); err == nil {
-		version = strings.TrimPrefix(strings.TrimSpace(string(out)), "relayd ")
+	version, err := exec.Command(l.relayd, "--version").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w", l.relayd, err)
 	}
 	return fmt.Sprintf("%s; %s, %d cores; Linux %s; %s; fdatasync of 4 KiB appended: %.0f a second by one writer, %.0f by 16 "+
-		"with a file each. relayd %s (%s), %s.\n", time.Now().UTC().Format("2006-01-02 15:04 MST"), cpuModel(), runtime.NumCPU(), release,
-		filesystem(l.dir), one, many, version, runtime.Version(), l.peers.version()), nil
+		"with a file each. %s%s, %s.\n", time.Now().UTC().Format("2006-01-02 15:04 MST"), cpuModel(), runtime.NumCPU(), release,
+		filesystem(l.dir), one, many, strings.TrimSpace(string(version)), commit(), l.peers.version()), nil
+}
+
+// commit returns which commit of the repository this is, in words, where git knows.
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
+	if err != nil {
+		return ""
+	}
+	return " at commit " + strings.TrimSpace(string(out))
 }
 
 func cpuModel() string {

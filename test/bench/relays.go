@@ -67,7 +67,7 @@ func (l *lab) startRelayd(dir string, s setup) (*relay, error) {
 	config := fmt.Sprintf(`hostname = "bench.lan.example"
 data_dir = "queue"
 [queue]
-max_messages = 10000000
+max_messages = 1100000
 [[listener]]
 address = %q
 max_connections_per_client = 500

@@ -91,7 +91,9 @@ func (l *lab) sideBySide(ctx context.Context, r *report) error {
 		}
 	}
 	for round := range l.repeat {
-		l.say("round %d of %d", round+1, l.repeat)
+		if slices.ContainsFunc(workloads(), func(w workload) bool { return l.wants(w.name) }) || l.wants("idle") {
+			l.say("round %d of %d", round+1, l.repeat)
+		}
 		for _, w := range workloads() {
 			once(w.name, func(c contender) (figures, error) { return l.measure(ctx, c, w) })
 		}

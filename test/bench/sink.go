@@ -219,8 +219,10 @@ func (d *dialogue) data() bool {
 	if d.r.Buffered() == 0 && d.w.Flush() != nil {
 		return false
 	}
+	var octets int64
 	for whole := true; ; {
 		line, err := d.r.ReadSlice('\n')
+		octets += int64(len(line))
 		if err == bufio.ErrBufferFull {
 			whole = false
 			continue
@@ -228,8 +230,8 @@ func (d *dialogue) data() bool {
 		if err != nil {
 			return false
 		}
-		d.sink.octets.Add(int64(len(line)))
 		if whole && bytes.Equal(line, []byte(".\r\n")) {
+			d.sink.octets.Add(octets)
 			d.sink.add()
 			d.say("250 2.0.0 ok")
 			return true

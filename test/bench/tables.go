@@ -59,15 +59,17 @@ func (r *report) sideBySide(got map[string]runs) {
 	r.table("case", "figure", "relayd", "Postfix, default", "Postfix, tuned", "ratio to the better", "to reach", "reached")
 	for _, w := range workloads() {
 		r.compare(w.title, got[w.name], w.targets, intake, drain, cpuCost, peak)
-		for _, c := range contenders() {
-			if all := got[w.name][c.name]; len(all) > 0 && all[0].sessions > 0 {
-				last := all[len(all)-1]
-				defer r.line("With STARTTLS %s made %d TLS sessions, %d of them resumed (last round).", c.name, last.sessions, last.resumed)
-			}
-		}
 	}
 	r.compare("idle, one message now and then", got["idle"], nil, latency, idle)
 	r.line("")
+	for _, w := range workloads() {
+		for _, c := range contenders() {
+			if all := got[w.name][c.name]; w.login && len(all) > 0 {
+				last := all[len(all)-1]
+				r.line("With STARTTLS %s made %d TLS sessions, %d of them resumed (last round).", c.name, last.sessions, last.resumed)
+			}
+		}
+	}
 }
 
 // compare writes a row for each metric of a case.
