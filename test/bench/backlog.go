@@ -93,12 +93,12 @@ type backlog struct {
 	size       int64         // of the queue's folder, octets
 	first      time.Duration // from the start of the program to the smarthost's first message
 	page       time.Duration // from the start of relayctl queue list to the last line of its first page
-	peak       int64         // resident, octets, after all that
+	peak       int64         // resident, octets, at most
 	anonymous  int64         // of it what is not the database's file, at the end
 	delivered  float64       // messages a second afterwards
 	cost       float64       // milliseconds of processor time for each of them
 	intake     float64       // messages a second taken from 16 sessions meanwhile
-	cleanStop  time.Duration
+	cleanStop  time.Duration // how long an orderly stop took
 	afterCrash time.Duration // as first, when the relay before was killed
 }
 
@@ -110,8 +110,8 @@ func (l *lab) measureBacklogs(ctx context.Context) ([]backlog, error) {
 	}
 	defer remove()
 	var all []backlog
-	for _, n := range []int{10_000, 100_000, 1_000_000} {
-		if n = l.most(n); n > l.waiting || len(all) > 0 && all[len(all)-1].waiting == n {
+	for _, n := range []int{shortBacklog, 100_000, 1_000_000} {
+		if n > l.waiting || n > max(shortBacklog, l.most(n)) {
 			continue
 		}
 		l.say("backlog: filling up to %d", n)
@@ -124,7 +124,7 @@ func (l *lab) measureBacklogs(ctx context.Context) ([]backlog, error) {
 		if err := l.measureBacklog(ctx, dir, &b); err != nil {
 			return all, err
 		}
-		l.say("backlog: %+v", b)
+		l.say("backlog: %d: %s s to the first delivery, %s s to the first page, peak %s MiB", n, show(b.first), show(b.page), peak.show(float64(b.peak)))
 		all = append(all, b)
 	}
 	return all, nil
@@ -132,6 +132,7 @@ func (l *lab) measureBacklogs(ctx context.Context) ([]backlog, error) {
 
 // Bounds of the look at a relay that works off a backlog.
 const (
+	shortBacklog  = 10_000
 	backlogWindow = 3 * time.Second
 	backlogIntake = 2000
 )
@@ -149,8 +150,14 @@ func (l *lab) measureBacklog(ctx context.Context, dir string, b *backlog) error 
 	if err != nil {
 		return err
 	}
+	if err := errors.Join(b.noteMemory(r), r.kill()); err != nil {
+		return err
+	}
+	if r, err = l.startWith(ctx, dir, to, &b.afterCrash); err != nil {
+		return err
+	}
 	defer r.stop()
-	if b.page, err = l.firstPage(ctx, r, b.waiting); err != nil {
+	if b.page, err = l.firstPage(ctx, r); err != nil {
 		return err
 	}
 	if err := b.window(ctx, r, to); err != nil {
@@ -161,38 +168,40 @@ func (l *lab) measureBacklog(ctx context.Context, dir string, b *backlog) error 
 		return err
 	}
 	b.intake = float64(l.most(backlogIntake)) / took.Seconds()
-	if b.peak, err = r.peakResident(); err != nil {
-		return err
-	}
-	pid, err := r.main(false)
-	if err != nil {
-		return err
-	}
-	if b.anonymous, err = field(fmt.Sprintf("/proc/%d/status", pid), "RssAnon:"); err != nil {
-		return err
-	}
-	if err := r.kill(); err != nil {
-		return err
-	}
-	again, err := l.startWith(ctx, dir, to, &b.afterCrash)
-	if err != nil {
+	if err := b.noteMemory(r); err != nil {
 		return err
 	}
 	begun := time.Now()
-	again.stop()
+	r.stop()
 	b.cleanStop = time.Since(begun)
 	return nil
 }
 
+// noteMemory notes what a relay had in memory at most, and what of it now is not the database's file.
+func (b *backlog) noteMemory(r *relay) error {
+	most, err := r.peakResident()
+	if err != nil {
+		return err
+	}
+	b.peak = max(b.peak, most)
+	pid, err := r.main(false)
+	if err != nil {
+		return err
+	}
+	b.anonymous, err = field(fmt.Sprintf("/proc/%d/status", pid), "RssAnon:")
+	return err
+}
+
 // startWith starts relayd in dir and notes how long it took until the smarthost had a message from it.
 func (l *lab) startWith(ctx context.Context, dir string, to *sink, first *time.Duration) (*relay, error) {
-	told := to.expect(to.count() + 1)
+	goal := to.count() + 1
+	told := to.expect(goal)
 	begun := time.Now()
 	r, err := l.startRelayd(dir, setup{sink: to.addr()})
 	if err != nil {
 		return nil, err
 	}
-	at, err := to.receive(ctx, told, to.count()+1)
+	at, err := to.receive(ctx, told, goal)
 	if err != nil {
 		r.stop()
 		return nil, err
@@ -218,9 +227,12 @@ func (b *backlog) window(ctx context.Context, r *relay, to *sink) error {
 	if err != nil {
 		return err
 	}
-	n := float64(to.count() - have)
-	b.delivered = n / at.Sub(begun).Seconds()
-	b.cost = (after - before).Seconds() * 1000 / n
+	n := to.count() - have
+	if n == 0 {
+		return errors.Join(errors.New("no message was delivered in the window"), ctx.Err())
+	}
+	b.delivered = float64(n) / at.Sub(begun).Seconds()
+	b.cost = (after - before).Seconds() * 1000 / float64(n)
 	return ctx.Err()
 }
 
@@ -241,11 +253,11 @@ func (r *relay) kill() error {
 	return nil
 }
 
-// pageLines is the first page of relayctl queue list: its headings and as many messages.
+// pageLines is the first page of relayctl queue list.
 const pageLines = 1000
 
 // firstPage returns how long relayctl took until it had printed its first page.
-func (l *lab) firstPage(ctx context.Context, r *relay, waiting int) (time.Duration, error) {
+func (l *lab) firstPage(ctx context.Context, r *relay) (time.Duration, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // ends it
 	cmd := exec.CommandContext(ctx, l.ctl, "--config", r.config, "queue", "list")
@@ -258,12 +270,17 @@ func (l *lab) firstPage(ctx context.Context, r *relay, waiting int) (time.Durati
 		return 0, err
 	}
 	lines := bufio.NewScanner(out)
-	for n := 0; n < min(pageLines, waiting/2) && lines.Scan(); n++ {
+	n := 0
+	for n < pageLines && lines.Scan() {
+		n++
 	}
 	took := time.Since(begun)
 	cancel()
 	cmd.Wait() // it was killed
-	return took, lines.Err()
+	if n < pageLines {
+		return 0, errors.Join(fmt.Errorf("relayctl queue list printed %d lines of %d", n, pageLines), lines.Err())
+	}
+	return took, nil
 }
 
 func sizeOf(dir string) (n int64) {

@@ -223,12 +223,11 @@ func TestLine_CarriesARoundTripLater(t *testing.T) {
 	}
 	defer l.close()
 	p := dial(t, l.addr())
-	if p.SetReadDeadline(time.Now().Add(2 * roundTrip)); true {
-		if _, err := p.r.Peek(1); err == nil {
-			t.Fatal("the line carries before it is open")
-		}
-		p.SetReadDeadline(time.Time{})
+	p.SetReadDeadline(time.Now().Add(2 * roundTrip))
+	if _, err := p.r.Peek(1); err == nil {
+		t.Fatal("the line carries before it is open")
 	}
+	p.SetReadDeadline(time.Time{})
 	l.open()
 	p.say("", "220")
 	begun := time.Now()
@@ -287,7 +286,7 @@ func TestOptions(t *testing.T) {
 	if err != nil || !o.wants("idle") || o.wants("kept1") || o.most(100) != 7 || o.most(3) != 3 || o.repeat != 3 {
 		t.Errorf("%+v, %v", o, err)
 	}
-	for _, bad := range [][]string{{"-cases", "nosuch"}, {"-repeat", "0"}, {"-m", "-1"}, {"word"}} {
+	for _, bad := range [][]string{{"-cases", "nosuch"}, {"-repeat", "0"}, {"-m", "-1"}, {"word"}, {"-write", "x", "-m", "5"}, {"-write", "x", "-cases", "idle"}} {
 		if o, err := parseOptions(bad, io.Discard); err == nil {
 			t.Errorf("%v: %+v", bad, o)
 		}

@@ -56,7 +56,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	flags.SetOutput(stderr)
 	flags.StringVar(&cases, "cases", "", "only these, separated by commas: "+strings.Join(caseNames(), ", "))
 	flags.IntVar(&o.repeat, "repeat", 3, "rounds of the side-by-side cases; the medians are shown")
-	flags.IntVar(&o.messages, "m", 0, "at most so many messages a run, for a quick look")
+	flags.IntVar(&o.messages, "m", 0, "at most so many messages a run (but 10,000 in \"backlog\"), for a quick look")
 	flags.IntVar(&o.waiting, "backlog", 1_000_000, "the longest queue of the case \"backlog\"")
 	flags.StringVar(&o.write, "write", "", "also put the tables between the markers of this file")
 	if err := flags.Parse(args); err != nil {
@@ -67,6 +67,9 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	}
 	if cases != "" {
 		o.cases = strings.Split(cases, ",")
+	}
+	if o.write != "" && (len(o.cases) > 0 || o.messages > 0) {
+		return o, errors.New("-write keeps whole runs: leave out -cases and -m")
 	}
 	for _, name := range o.cases {
 		if !slices.Contains(caseNames(), name) {
