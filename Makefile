@@ -40,7 +40,7 @@ bench:          ## benchmark the rooms, for benchstat; needs 5 GB in TMPDIR, who
 	$(GO) test -run '^$$' -bench . -benchmem -count=$(BENCH_COUNT) -timeout=60m ./relay ./queue ./smarthost ./internal/sevenbit
 
 bench-peers: build ## measure relayd beside Postfix, as root; PEERS_ARGS="-write docs/performance.md" keeps it
-	$(GO) run ./test/bench $(PEERS_ARGS)
+	@$(GO) run ./test/bench $(PEERS_ARGS)
 
 install: build  ## install to $(PREFIX); see packaging/ for the service
 	install -D -m 0755 bin/relayd $(DESTDIR)$(PREFIX)/sbin/relayd
