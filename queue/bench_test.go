@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"reflect"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"relayd/internal/envelope"
 )
@@ -116,6 +118,24 @@ func openBench(b *testing.B, dir string, t Transport) *Queue {
 		b.Fatal(err)
 	}
 	return q
+}
+
+// A million messages are what a queue may hold by default: each octet here is a MiB then, and the allocator has no size
+// between 112 and 128.
+func TestItem_TakesNoMoreThan112Octets(t *testing.T) {
+	if n := reflect.TypeFor[item]().Size(); n > 112 {
+		t.Errorf("it takes %d; what few items have belongs to rare", n)
+	}
+}
+
+// Lines of the due index name their routes; there are few of those.
+func TestDecodeSlot_SharesTheNamesOfRoutes(t *testing.T) {
+	sl := slot{ID: 1, Due: 2, Size: 3, Routes: "a smarthost"}
+	a, err := decodeSlot(sl.key(), sl.value())
+	b, berr := decodeSlot(sl.key(), sl.value())
+	if err != nil || berr != nil || unsafe.StringData(a.Routes) != unsafe.StringData(b.Routes) {
+		t.Errorf("%q %v and %q %v have a name each", a.Routes, err, b.Routes, berr)
+	}
 }
 
 // What the scheduler does for one message while others wait: it comes, is started, and has gone (delivered); or it is

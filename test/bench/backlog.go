@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -124,7 +126,8 @@ func (l *lab) measureBacklogs(ctx context.Context) ([]backlog, error) {
 		if err := l.measureBacklog(ctx, dir, &b); err != nil {
 			return all, err
 		}
-		l.say("backlog: %d: %s s to the first delivery, %s s to the first page, peak %s MiB", n, show(b.first), show(b.page), peak.show(float64(b.peak)))
+		l.say("backlog: %d: %s s to the first delivery, %s s to the first page, peak %s MiB", n, show(b.first), show(b.page),
+			peak.show(float64(b.peak)))
 		all = append(all, b)
 	}
 	return all, nil

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -9,8 +11,8 @@ import (
 	"time"
 )
 
-// line is a slow line to a smarthost: what goes in at one end comes out at the other half a round trip later, in order and as
-// much as you like. Until it is opened it carries nothing, so that mail can gather before it.
+// line is a slow line to a smarthost: what goes in at one end comes out at the other half a round trip later, in order,
+// and as much as you like. Until it is opened it carries nothing, so that mail can gather before it.
 type line struct {
 	listener  net.Listener
 	to        string

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -6,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -141,7 +142,7 @@ func (l *lab) measureCeiling(ctx context.Context) ([]ceiling, error) {
 		w.load.messages = l.most(w.load.messages * 4)
 		took, err := l.send(ctx, to.addr(), w.load)
 		if err != nil {
-			return nil, fmt.Errorf("ceiling: %w; %s", err, filepath.Base(dir))
+			return nil, fmt.Errorf("ceiling: %w", err)
 		}
 		results = append(results, ceiling{w.title, float64(w.load.messages) / took.Seconds()})
 	}

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Bench puts relayd beside Postfix on this machine, on loopback: how fast each takes mail and hands it on, at what cost
 // of processor and memory, and what relayd does with a long queue, a slow line and large messages. It prints Markdown.
 //

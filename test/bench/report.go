@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -27,15 +29,16 @@ func (r *report) row(cells ...string) { r.line("| %s |", strings.Join(cells, " |
 // all runs the cases that were asked for. What fails is said and left out, and the rest is done all the same.
 func (l *lab) all(ctx context.Context) (*report, error) {
 	r := &report{}
-	text, err := l.describe()
-	failed := []error{err}
-	r.line("%s", text)
+	var failed []error
 	note := func(err error) {
 		if err != nil {
 			l.say("%v", err)
 			failed = append(failed, err)
 		}
 	}
+	text, err := l.describe()
+	note(err)
+	r.line("%s", text)
 	if l.wants("ceiling") {
 		rows, err := l.measureCeiling(ctx)
 		note(err)
