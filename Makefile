@@ -52,6 +52,17 @@ peers:          ## install real Postfix, Exim, swaks, msmtp and npm's smtp-serve
 demo: build     ## show the relay at work on loopback
 	$(GO) run ./test/demo
 
+# How often each benchmark runs; what bench-peers is told: see "go run ./test/bench -help".
+BENCH_COUNT ?= 6
+PEERS_ARGS  ?=
+.PHONY: bench bench-peers
+
+bench:          ## benchmark the rooms, for benchstat; needs 5 GB in TMPDIR, whose disk it measures
+	$(GO) test -run '^$$' -bench . -benchmem -count=$(BENCH_COUNT) -timeout=60m ./relay ./queue ./smarthost ./internal/sevenbit
+
+bench-peers: build ## measure relayd beside Postfix, as root; PEERS_ARGS="-write docs/performance.md" keeps it
+	@$(GO) run ./test/bench $(PEERS_ARGS)
+
 install: build  ## install to $(PREFIX); see packaging/ for the service
 	install -D -m 0755 bin/relayd $(DESTDIR)$(PREFIX)/sbin/relayd
 	install -D -m 0755 bin/relayctl $(DESTDIR)$(PREFIX)/bin/relayctl

@@ -19,42 +19,58 @@ const (
 
 // item is what the scheduler keeps in memory of a queued message.
 type item struct {
-	slot  slot          // its line in the due index
-	due   time.Duration // on the scheduler's own clock, which nobody can set
-	state itemState
-	fresh bool // not tried yet, and not delayed by an outage
+	slot slot          // its line in the due index
+	due  time.Duration // on the scheduler's own clock, which nobody can set
 	// source is where it came from, for fresh mail, and rcpts how many of its recipients wait; 0 where that is not known.
-	source uint32
-	rcpts  int32
-	told   bool // the log says that it waits for its smarthost
+	source  uint32
+	rcpts   int32
+	heapPos int32
+	state   itemState
+	fresh   bool // not tried yet, and not delayed by an outage
+	told    bool // the log says that it waits for its smarthost
 	// handedOn is set when the attempt has given the item over to what ends it. It belongs to the attempt.
 	handedOn bool
-	panics   uint8 // attempts that a fault outside of the transport ended
-	heapPos  int32
 	lane     *lane
 	line     *line // the line it stands in while ready
 	prev     *item
 	next     *item
 	cached   *cached
-	pending  *[]Action // what operators asked for while it was busy; nil for nothing
+	rare     *rare // nil for nearly all: a million waiting items are a million times this struct
 }
 
-// leave notes what an operator asks for of an item that somebody has.
-func (it *item) leave(a Action) {
-	if it.pending == nil {
-		it.pending = new([]Action)
-	}
-	*it.pending = append(*it.pending, a)
+// rare is what few items have.
+type rare struct {
+	panics  int      // attempts that a fault outside of the transport ended
+	pending []Action // what operators asked for while it was busy
 }
 
-// take returns what operators asked for, and forgets it.
-func (it *item) take() []Action {
-	if it.pending == nil {
-		return nil
-	}
-	actions := *it.pending
-	it.pending = nil
+// ask leaves word of what an operator wants of a busy item.
+func (it *item) ask(action Action) {
+	r := it.withRare()
+	r.pending = append(r.pending, action)
+}
+
+func (it *item) asked() bool { return it.rare != nil && len(it.rare.pending) > 0 }
+
+// takeAsked returns what was asked for, which is then no longer there.
+func (it *item) takeAsked() []Action {
+	actions := it.rare.pending
+	it.rare.pending = nil
 	return actions
+}
+
+// panicked counts an attempt that a fault outside of the transport ended, and returns how many there were.
+func (it *item) panicked() int {
+	r := it.withRare()
+	r.panics++
+	return r.panics
+}
+
+func (it *item) withRare() *rare {
+	if it.rare == nil {
+		it.rare = &rare{}
+	}
+	return it.rare
 }
 
 // dueHeap orders waiting items by when they are due.

@@ -66,7 +66,7 @@ func (m *storeModel) open(rt *rapid.T) {
 	if err != nil {
 		rt.Fatal(err)
 	}
-	st.db.NoSync, st.db.AllocSize, st.journal.unsynced = true, 64<<10, true
+	quicken(st)
 	if st.missing != 0 {
 		rt.Fatalf("%d frames are missing", st.missing)
 	}

@@ -74,7 +74,7 @@ func (w *world) startLife(dir string, lossy bool) {
 // quicken spares the store what only takes time here: syncs, since nobody pulls the plug, and a large file. It puts lf
 // around its commits.
 func (lf *life) quicken(st *store) {
-	st.db.NoSync, st.db.AllocSize, st.journal.unsynced = true, 64<<10, true
+	quicken(st)
 	st.around = func(commit func() error) error { return lf.commit(st, commit) }
 }
 

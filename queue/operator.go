@@ -93,7 +93,7 @@ func (q *Queue) claim(action Action, ids []ID) []*item {
 		case q.scheduler.claim(it):
 			claimed = append(claimed, it)
 		default:
-			it.leave(action)
+			it.ask(action)
 		}
 	}
 	return claimed

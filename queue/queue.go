@@ -194,8 +194,8 @@ func (q *Queue) finishPending() {
 		if !q.scheduler.do(func() {
 			busy = q.scheduler.busy > 0 // with an action, or a warning, that is being written
 			for _, it := range q.scheduler.items {
-				if it.pending != nil && q.scheduler.claim(it) {
-					claimed[it] = it.take()
+				if it.asked() && q.scheduler.claim(it) {
+					claimed[it] = it.takeAsked()
 				}
 			}
 		}) {

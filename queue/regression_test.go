@@ -40,6 +40,9 @@ func (r *rig) breakStore() (mend func()) {
 	return func() { back.Store(true) }
 }
 
+// quicken spares a store what only takes time where nobody pulls the plug: syncs, and a large file.
+func quicken(st *store) { st.db.NoSync, st.db.AllocSize, st.journal.unsynced = true, 64<<10, true }
+
 // settled brings the database up to date, for a look at it.
 func settled(s *store) error {
 	s.commits.Lock()

@@ -336,11 +336,11 @@ func amidTransaction(stage string) bool {
 func (s *scheduler) finishPanicked(it *item) {
 	s.giveBack(it)
 	it.fresh = false
-	it.panics++
+	panics := it.panicked()
 	if s.pendingActions(it) {
 		return
 	}
-	if it.panics >= maxPanics {
+	if panics >= maxPanics {
 		it.state = itemHeld
 		s.held++
 		return
@@ -413,10 +413,10 @@ func (s *scheduler) giveBack(it *item) {
 }
 
 func (s *scheduler) pendingActions(it *item) bool {
-	if it.pending == nil || s.draining {
+	if !it.asked() || s.draining {
 		return false
 	}
-	actions := it.take()
+	actions := it.takeAsked()
 	it.state, it.lane = itemBusy, nil
 	s.busy++
 	s.operate(it, actions)

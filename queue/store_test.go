@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/quick"
 	"time"
@@ -222,38 +221,6 @@ func TestCommitter_RecoversFromAFailedCommit(t *testing.T) {
 	if tr.deliveredTo("a@example.com") != 1 || tr.deliveredTo("b@example.com") != 0 {
 		t.Errorf("a was delivered to %d times (want 1), b, whose client got a 451, %d times (want 0)",
 			tr.deliveredTo("a@example.com"), tr.deliveredTo("b@example.com"))
-	}
-}
-
-func BenchmarkCommitter(b *testing.B) {
-	body := bytes.Repeat([]byte("0123456789abcdef0123456789abcde\r\n"), 62)
-	for _, writers := range []int{1, 8, 64} {
-		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
-			st, err := openStore(b.TempDir())
-			if err != nil {
-				b.Fatal(err)
-			}
-			c := newCommitter(b.TempDir(), st, nil, outcomePatience)
-			go c.run()
-			defer c.close()
-			var ids idSource
-			var left atomic.Int64
-			left.Store(int64(b.N))
-			var wg sync.WaitGroup
-			b.ResetTimer()
-			for range writers {
-				wg.Go(func() {
-					for left.Add(-1) >= 0 {
-						r := newRecord(ids.next(time.Now()), testEnvelope("a@example.com"), envelope.Origin{}, time.Now())
-						sl := slot{ID: r.ID, Due: r.ReceivedAt.UnixNano(), Size: int64(len(body)), Routes: "main"}
-						if err := c.commit(false, &change{id: r.ID, put: r, body: body, newSlot: sl, hasNew: true}); err != nil {
-							b.Error(err)
-						}
-					}
-				})
-			}
-			wg.Wait()
-		})
 	}
 }
 

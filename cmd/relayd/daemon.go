@@ -56,6 +56,7 @@ func start(path string, stderr io.Writer) (d *daemon, err error) {
 	d.log = newLogger(cfg.Log, d.level, stderr)
 	d.warn(warnings)
 	d.config.Store(cfg)
+	limitMemory(cfg.Queue.MaxMessages)
 	if d.sizes, err = openSizes(cfg.DataDir); err != nil {
 		d.log.Warn("what hosts take at most is learnt anew", "error", err)
 	}
@@ -214,6 +215,7 @@ func (d *daemon) apply(cfg *config.Config) error {
 	d.config.Store(cfg)
 	d.tokens.keep(cfg)
 	d.tokens.retry()
+	limitMemory(cfg.Queue.MaxMessages)
 	d.router.ProbeNow()
 	d.queue.Configure(d.router, cfg.Hostname, queuePolicy(cfg))
 	return nil

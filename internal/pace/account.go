@@ -128,7 +128,7 @@ func (a *Account) Begin(n int) (t *Turn, at time.Time) {
 		}
 		n = min(n, room)
 	}
-	t = &Turn{Recipients: n, account: a, end: a.day.add(n, now)}
+	t = &Turn{Recipients: n, account: a, end: a.day.begin(n, now)}
 	a.spent += n
 	uncovered := a.isUncovered(now)
 	a.mu.Unlock()
@@ -161,7 +161,7 @@ func (t *Turn) End(transactions, recipients int, slower bool) {
 	a.mu.Lock()
 	now := a.advance()
 	a.bucket.put(1 - transactions)
-	a.day.remove(t.Recipients-recipients, t.end)
+	a.day.finish(t.Recipients, recipients, t.end, now)
 	slowed := slower && a.bucket.slow(now)
 	rate, name := a.bucket.perSecond(), a.name.String()
 	a.mu.Unlock()

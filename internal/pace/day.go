@@ -7,10 +7,12 @@ const (
 	grain     = time.Minute // of the count
 )
 
-// share is what was counted until end, on the book's clock.
+// share is what was counted until end, on the book's clock. Turns that began in it and have not ended are open: whatever
+// they come to may come later than a day.
 type share struct {
-	end time.Duration
-	n   int
+	end  time.Duration
+	n    int
+	open int
 }
 
 // day counts recipients over the last 24 hours. Its methods take the time on the book's clock.
@@ -23,7 +25,7 @@ type day struct {
 // expire forgets what is older than a day.
 func (d *day) expire(now time.Duration) {
 	gone := 0
-	for gone < len(d.shares) && now >= d.shares[gone].end+dayLength {
+	for gone < len(d.shares) && now >= d.shares[gone].end+dayLength && d.shares[gone].open == 0 {
 		d.used -= d.shares[gone].n
 		gone++
 	}
@@ -43,16 +45,33 @@ func (d *day) add(n int, now time.Duration) (end time.Duration) {
 	return last.end
 }
 
-// remove takes n back from the share that ends at end.
-func (d *day) remove(n int, end time.Duration) {
+// begin counts n for a turn that begins, and returns what names its share.
+func (d *day) begin(n int, now time.Duration) (end time.Duration) {
+	end = d.add(n, now)
+	d.shares[len(d.shares)-1].open++
+	return end
+}
+
+// finish ends a turn that was to have n recipients and had some of them: those count from now on.
+func (d *day) finish(n, had int, end, now time.Duration) {
 	for i := len(d.shares) - 1; i >= 0; i-- {
 		if s := &d.shares[i]; s.end == end {
-			n = min(n, s.n)
-			s.n -= n
-			d.used -= n
+			s.open--
+			if now >= end { // else it is this share still
+				d.take(s, n)
+				d.add(had, now)
+			} else {
+				d.take(s, n-had)
+			}
 			return
 		}
 	}
+}
+
+func (d *day) take(s *share, n int) {
+	n = min(n, s.n)
+	s.n -= n
+	d.used -= n
 }
 
 // room is how many more recipients there may be now, beside those that are reserved.

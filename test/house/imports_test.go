@@ -35,6 +35,7 @@ func allowed() map[string][]string {
 			"internal/wiring", "queue", "relay", "smarthost"},
 		"cmd/relayctl": {"internal/config", "internal/control", "internal/envelope", "internal/oauth", "internal/provider", "internal/sandbox",
 			"internal/sendermx", "internal/wiring", "queue", "smarthost"},
+		"test/bench": {"internal/envelope", "queue"},
 		"test/demo":  {"internal/sandbox"},
 		"test/house": {},
 		"test/tap":   {},
