@@ -143,9 +143,9 @@ func urgency(s State) int {
 const ahead = 3
 
 // concurrency is how many deliveries at once help the first usable host, or one to probe.
-func (rt *route) concurrency(now time.Time) int {
+func (rt *route) concurrency() int {
 	for _, h := range rt.hosts {
-		if s := h.view(now); s.state == StateUp || s.state == StateUnknown {
+		if h.usable() {
 			return ahead * rt.limit
 		}
 	}

@@ -203,7 +203,7 @@ func (r *Router) Concurrency(name string) int {
 	if rt == nil {
 		return 1
 	}
-	return rt.concurrency(time.Now())
+	return rt.concurrency()
 }
 
 // ProbeNow ends all pauses: the next Deliver tries each host again.

@@ -96,6 +96,13 @@ func (h *host) view(now time.Time) view {
 	return v
 }
 
+// usable reports whether the host is not known to be down.
+func (h *host) usable() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.health.down()
+}
+
 // mayCarry reports whether the host, by what it offered last, in this run or an earlier one, could carry w's message.
 func (h *host) mayCarry(w *work) bool {
 	h.mu.Lock()
