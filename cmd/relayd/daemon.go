@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -47,13 +46,13 @@ type daemon struct {
 
 // start reads the configuration and brings the rooms up: the queue first, so that nothing is taken that cannot be
 // kept, and the listeners last. On an error what was up is down again.
-func start(path string, stderr io.Writer) (d *daemon, err error) {
+func start(path string, out *lines) (d *daemon, err error) {
 	cfg, warnings, err := load(path)
 	if err != nil {
 		return nil, fmt.Errorf("the configuration is not usable:\n%w", err)
 	}
 	d = &daemon{path: path, level: new(slog.LevelVar), mx: sendermx.New(sendermx.Options{})}
-	d.log = newLogger(cfg.Log, d.level, stderr)
+	d.log = newLogger(cfg.Log, d.level, out)
 	d.warn(warnings)
 	d.config.Store(cfg)
 	limitMemory(cfg.Queue.MaxMessages)

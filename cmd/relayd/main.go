@@ -70,7 +70,9 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 
-	d, err := start(*path, stderr)
+	out := &lines{w: stderr}
+	defer out.flush()
+	d, err := start(*path, out)
 	if err != nil {
 		return err
 	}

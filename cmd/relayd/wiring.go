@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/tls"
 	"fmt"
-	"io"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -18,13 +17,13 @@ import (
 
 // This file maps the configuration onto the options of the rooms, which do not know it; what relayctl maps too is in wiring.
 
-func newLogger(c config.Log, level *slog.LevelVar, w io.Writer) *slog.Logger {
+func newLogger(c config.Log, level *slog.LevelVar, out *lines) *slog.Logger {
 	level.Set(c.Level)
 	opts := &slog.HandlerOptions{Level: level}
 	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
+		return slog.New(prompt{slog.NewJSONHandler(out, opts), out})
 	}
-	return slog.New(slog.NewTextHandler(w, opts))
+	return slog.New(prompt{slog.NewTextHandler(out, opts), out})
 }
 
 func queuePolicy(c *config.Config) queue.Policy {
