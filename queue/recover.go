@@ -231,8 +231,10 @@ func (s *salvage) replayAll(l *layer) {
 		}
 	}
 	slices.SortFunc(files, func(a, b file) int { return int(int64(a.gen - b.gen)) })
+	// The old database may have the older file already: what came there and left later is to leave the new one, too.
+	apply := func(d delta) { d.intake = false; l.apply(d) }
 	for _, j := range files {
-		if _, err := j.replayFile(j.f, j.gen, 0, l.apply); err != nil {
+		if _, err := j.replayFile(j.f, j.gen, 0, apply); err != nil {
 			s.fault(err)
 		}
 	}
