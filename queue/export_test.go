@@ -229,3 +229,23 @@ func TestExport_Refusals(t *testing.T) {
 		}
 	})
 }
+
+// A message whose record cannot be read is not left out of an export in silence.
+func TestExport_TellsOfADamagedRecord(t *testing.T) {
+	dir := t.TempDir()
+	st := mustOpenStore(t, dir)
+	bad := newMessage(t, 2, []byte("damaged"))
+	bad.putValue[len(bad.putValue)-1] ^= 1
+	mustCommit(t, st, newMessage(t, 1, []byte("whole")), bad, newMessage(t, 3, []byte("whole")))
+	if err := st.close(); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := OpenReadOnly(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if n, err := reader.Export(t.TempDir(), nil); n != 2 || !errors.Is(err, errDamaged) || !strings.Contains(err.Error(), ID(2).String()) {
+		t.Errorf("%d were exported, %v", n, err)
+	}
+}
