@@ -315,7 +315,11 @@ func (im *importer) store(r *record, content io.Reader) (err error) {
 		err = c.encode()
 	}
 	if err == nil {
-		err = im.st.commit([]*change{c})
+		// Of a commit that failed nothing is known: what it was about may be there, and is not to lack its file. The next
+		// start removes one that nobody names.
+		if err = im.st.commit([]*change{c}); err != nil && !errors.Is(err, errNoRoom) {
+			return err
+		}
 	}
 	if err != nil && r.Spooled {
 		err = errors.Join(err, im.spool.remove(r.ID))

@@ -249,3 +249,29 @@ func TestExport_TellsOfADamagedRecord(t *testing.T) {
 		t.Errorf("%d were exported, %v", n, err)
 	}
 }
+
+// A commit that says that it failed may be on the disk all the same: the message then has its content, too.
+func TestImport_FailedCommitKeepsTheFile(t *testing.T) {
+	dir := t.TempDir()
+	st := mustOpenStore(t, dir)
+	im := importer{st: still(st)}
+	var err error
+	if im.spool, err = openSpool(dir); err != nil {
+		t.Fatal(err)
+	}
+	st.around = func(do func() error) error { return errors.Join(do(), errors.New("the disk is broken")) }
+	body := bytes.Repeat([]byte("large\r\n"), 30_000)
+	r := newMessage(t, 1, body).put
+	if err := im.store(r, bytes.NewReader(body)); err == nil {
+		t.Fatal("it is stored")
+	}
+	_ = st.close()
+	st = mustOpenStore(t, dir)
+	defer st.close()
+	if r, err = st.record(1); err != nil {
+		t.Fatalf("it is not there, against the test's plan: %v", err)
+	}
+	if err := im.spool.verify(r); err != nil {
+		t.Errorf("it is there, and its content is not: %v", err)
+	}
+}
