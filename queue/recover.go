@@ -419,6 +419,9 @@ func (s *salvage) exchange(tmp string, orphans []ID) (err error) {
 	if err := os.Rename(filepath.Join(tmp, databaseName), filepath.Join(s.dir, databaseName)); err != nil {
 		return errors.Join(err, os.RemoveAll(s.Old))
 	}
+	if err := syncDir(s.dir); err != nil { // before the old one lacks its journal
+		return err
+	}
 	// Frames of the old journal do not count for the new database, whose salt is another.
 	for _, name := range old[2:] {
 		if e := os.Remove(filepath.Join(s.dir, name)); !errors.Is(e, fs.ErrNotExist) {
