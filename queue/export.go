@@ -153,7 +153,7 @@ func Import(dir, from string, force bool) (done Imported, err error) {
 	if err != nil || len(names) == 0 {
 		return done, errors.Join(err, fmt.Errorf("there is no exported message in %s (no ID%s)", from, recordSuffix))
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeFolder(dir); err != nil {
 		return done, err
 	}
 	st, err := openStore(dir)
