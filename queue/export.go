@@ -32,16 +32,17 @@ type exported struct {
 }
 
 // Export writes the messages with the given ids, or all of the queue for none, to files in dir, which is created when it
-// is missing, and returns how many it wrote. Files of the same names are replaced. A message whose content is damaged is
+// is missing, and returns how many it wrote. Files of the same names are replaced. A message whose content or record is damaged is
 // left out; the error says so, and the others are written.
 func (r *Reader) Export(dir string, ids []string) (n int, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, err
 	}
 	var failed []error
+	fail := func(id ID, err error) { failed = append(failed, fmt.Errorf("%s: %w", id, err)) }
 	export := func(rec *record) {
 		if err := r.exportOne(dir, rec); err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", rec.ID, err))
+			fail(rec.ID, err)
 			return
 		}
 		n++
@@ -49,7 +50,7 @@ func (r *Reader) Export(dir string, ids []string) (n int, err error) {
 	if len(ids) > 0 {
 		err = r.exportNamed(ids, export)
 	} else {
-		err = r.exportAll(export)
+		err = r.exportAll(export, fail)
 	}
 	return n, errors.Join(err, errors.Join(failed...), syncDir(dir))
 }
@@ -82,9 +83,9 @@ func (r *Reader) exportNamed(ids []string, export func(*record)) error {
 	return nil
 }
 
-func (r *Reader) exportAll(export func(*record)) error {
+func (r *Reader) exportAll(export func(*record), fail func(ID, error)) error {
 	for after := ID(0); ; {
-		records, last, err := r.store.page(after, applyBatch)
+		records, last, err := r.store.pageOr(after, applyBatch, fail)
 		if err != nil || last == after {
 			return err
 		}
@@ -152,7 +153,7 @@ func Import(dir, from string, force bool) (done Imported, err error) {
 	if err != nil || len(names) == 0 {
 		return done, errors.Join(err, fmt.Errorf("there is no exported message in %s (no ID%s)", from, recordSuffix))
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeFolder(dir); err != nil {
 		return done, err
 	}
 	st, err := openStore(dir)
@@ -314,7 +315,11 @@ func (im *importer) store(r *record, content io.Reader) (err error) {
 		err = c.encode()
 	}
 	if err == nil {
-		err = im.st.commit([]*change{c})
+		// Of a commit that failed nothing is known: what it was about may be there, and is not to lack its file. The next
+		// start removes one that nobody names.
+		if err = im.st.commit([]*change{c}); err != nil && !errors.Is(err, errNoRoom) {
+			return err
+		}
 	}
 	if err != nil && r.Spooled {
 		err = errors.Join(err, im.spool.remove(r.ID))

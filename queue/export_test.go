@@ -229,3 +229,49 @@ func TestExport_Refusals(t *testing.T) {
 		}
 	})
 }
+
+// A message whose record cannot be read is not left out of an export in silence.
+func TestExport_TellsOfADamagedRecord(t *testing.T) {
+	dir := t.TempDir()
+	st := mustOpenStore(t, dir)
+	bad := newMessage(t, 2, []byte("damaged"))
+	bad.putValue[len(bad.putValue)-1] ^= 1
+	mustCommit(t, st, newMessage(t, 1, []byte("whole")), bad, newMessage(t, 3, []byte("whole")))
+	if err := st.close(); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := OpenReadOnly(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if n, err := reader.Export(t.TempDir(), nil); n != 2 || !errors.Is(err, errDamaged) || !strings.Contains(err.Error(), ID(2).String()) {
+		t.Errorf("%d were exported, %v", n, err)
+	}
+}
+
+// A commit that says that it failed may be on the disk all the same: the message then has its content, too.
+func TestImport_FailedCommitKeepsTheFile(t *testing.T) {
+	dir := t.TempDir()
+	st := mustOpenStore(t, dir)
+	im := importer{st: still(st)}
+	var err error
+	if im.spool, err = openSpool(dir); err != nil {
+		t.Fatal(err)
+	}
+	st.around = func(do func() error) error { return errors.Join(do(), errors.New("the disk is broken")) }
+	body := bytes.Repeat([]byte("large\r\n"), 30_000)
+	r := newMessage(t, 1, body).put
+	if err := im.store(r, bytes.NewReader(body)); err == nil {
+		t.Fatal("it is stored")
+	}
+	_ = st.close()
+	st = mustOpenStore(t, dir)
+	defer st.close()
+	if r, err = st.record(1); err != nil {
+		t.Fatalf("it is not there, against the test's plan: %v", err)
+	}
+	if err := im.spool.verify(r); err != nil {
+		t.Errorf("it is there, and its content is not: %v", err)
+	}
+}

@@ -231,8 +231,10 @@ func (s *salvage) replayAll(l *layer) {
 		}
 	}
 	slices.SortFunc(files, func(a, b file) int { return int(int64(a.gen - b.gen)) })
+	// The old database may have the older file already: what came there and left later is to leave the new one, too.
+	apply := func(d delta) { d.intake = false; l.apply(d) }
 	for _, j := range files {
-		if _, err := j.replayFile(j.f, j.gen, 0, l.apply); err != nil {
+		if _, err := j.replayFile(j.f, j.gen, 0, apply); err != nil {
 			s.fault(err)
 		}
 	}
@@ -416,6 +418,9 @@ func (s *salvage) exchange(tmp string, orphans []ID) (err error) {
 	}
 	if err := os.Rename(filepath.Join(tmp, databaseName), filepath.Join(s.dir, databaseName)); err != nil {
 		return errors.Join(err, os.RemoveAll(s.Old))
+	}
+	if err := syncDir(s.dir); err != nil { // before the old one lacks its journal
+		return err
 	}
 	// Frames of the old journal do not count for the new database, whose salt is another.
 	for _, name := range old[2:] {

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	bolt "go.etcd.io/bbolt"
+
 	"relayd/internal/envelope"
 )
 
@@ -351,5 +353,44 @@ func TestStore_FileThatIsCutWhileItIsOpen(t *testing.T) {
 	}
 	if err := st.abandon(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Without what the database says of the journal all of it is applied, also what the database has already: a message that
+// came in the older file and was delivered in the newer one does not come back.
+func TestRecover_WhatHasGoneStaysGone(t *testing.T) {
+	from := t.TempDir()
+	st := still(mustOpenStore(t, from))
+	first := newMessage(t, 1, []byte("gone"))
+	mustCommit(t, st, first, newMessage(t, 2, []byte("waits")))
+	st.commits.Lock()
+	st.rotate()
+	st.settle()
+	st.commits.Unlock()
+	still(st)
+	mustCommit(t, st, leaves(t, first))
+	dir := crashed(t, from, st)
+	if err := st.close(); err != nil {
+		t.Fatal(err)
+	}
+	db, err := openBolt(filepath.Join(dir, databaseName), boltOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketJournal()).Put([]byte(stateKey), []byte("damaged")) })
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := openStore(dir); err == nil {
+		t.Fatal("it is opened", st.close())
+	}
+	got, err := Recover(dir)
+	if err != nil || got.Messages != 1 || got.History != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	st = mustOpenStore(t, dir)
+	defer st.close()
+	if ids := holds(t, st, 2); len(ids) != 1 || ids[0] != 2 {
+		t.Errorf("it holds %v", ids)
 	}
 }

@@ -296,7 +296,17 @@ func openBolt(path string, opts *bolt.Options) (db *bolt.DB, err error) {
 			db, err = nil, fmt.Errorf("%s: %w: %v%s", path, errDatabase, p, recoverRemedy)
 		}
 	}()
+	var file *os.File
+	opts.OpenFile = func(name string, flag int, perm os.FileMode) (f *os.File, err error) {
+		f, err = os.OpenFile(name, flag, perm)
+		file = f
+		return f, err
+	}
 	db, err = bolt.Open(path, 0o600, opts)
+	if err == nil && !isAt(file, path) {
+		// Who had the lock until now has put another file in its place, and nobody would see again what this one gets.
+		return nil, errors.Join(fmt.Errorf("%w: %s was replaced while it was opened; try again", ErrLocked, path), db.Close())
+	}
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, fmt.Errorf("%w: %s is locked; stop that one, or set another data_dir", ErrLocked, path)
@@ -304,6 +314,16 @@ func openBolt(path string, opts *bolt.Options) (db *bolt.DB, err error) {
 		return nil, fmt.Errorf("cannot open %s: %w", path, err)
 	}
 	return db, nil
+}
+
+// isAt reports whether f is the file that path names.
+func isAt(f *os.File, path string) bool {
+	info, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	now, err := os.Stat(path)
+	return err == nil && os.SameFile(info, now)
 }
 
 // view runs f with what the database holds now. When the disk cannot be read, or the file is not what bbolt takes it for,

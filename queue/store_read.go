@@ -101,6 +101,11 @@ func (s *store) slots(f func(slot)) (damaged int, err error) {
 // page returns at most limit records with ids above after, and the last id it looked at. A record that cannot be
 // read is left out.
 func (s *store) page(after ID, limit int) (records []*record, last ID, err error) {
+	return s.pageOr(after, limit, func(ID, error) {})
+}
+
+// pageOr is page, and calls damaged with each record that cannot be read.
+func (s *store) pageOr(after ID, limit int, damaged func(ID, error)) (records []*record, last ID, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	last = after
@@ -109,6 +114,8 @@ func (s *store) page(after ID, limit int) (records []*record, last ID, err error
 		last = id
 		if r, err := decodeRecord(id, v); err == nil {
 			records = append(records, r)
+		} else {
+			damaged(id, err)
 		}
 	}
 	err = s.view(func(tx *bolt.Tx) error {

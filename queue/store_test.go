@@ -268,3 +268,42 @@ func TestStore_FirstStartCutShort(t *testing.T) {
 		}
 	}
 }
+
+// Who waits for the lock of a database that is being compacted or recovered does not go on with the file that was there
+// before: what it wrote there would be lost.
+func TestStore_DatabaseThatIsReplacedWhileItIsOpened(t *testing.T) {
+	dir := t.TempDir()
+	if err := mustOpenStore(t, dir).close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, databaseName)
+	holder, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+	if err := lockFile(holder, true); err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan error, 1)
+	go func() {
+		opts := boltOptions()
+		opts.Timeout = 10 * time.Second
+		db, err := openBolt(path, opts)
+		if err == nil {
+			err = db.Close()
+		}
+		opened <- err
+	}()
+	time.Sleep(200 * time.Millisecond) // it has the file, and waits
+	content, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path+".compact", content, 0o600)
+	}
+	if err = errors.Join(err, os.Rename(path+".compact", path), holder.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-opened; !errors.Is(err, ErrLocked) {
+		t.Errorf("it is opened: %v", err)
+	}
+}
