@@ -308,6 +308,30 @@ func TestFailover_MessageThatBreaksTheConnectionDoesNotStopTheOthers(t *testing.
 	})
 }
 
+// A host hangs up on one recipient: that message must not stop the route for ever, nor wait for ever.
+func TestFailover_RecipientThatBreaksTheConnectionDoesNotStopTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		p.hosts["one:25"].answer = at("RCPT TO:<odd@", hangUp)
+		r := p.router(t, nil, "one:25")
+		odd := mail(hello, "odd@example.net")
+		odd.ID = "odd"
+		for try := 1; ; try++ {
+			a := r.Deliver(t.Context(), "isp", odd)
+			if try == repliesToBlame {
+				if a.Site != nil || a.Results[0].Failure == nil || a.Results[0].Failure.Permanent {
+					t.Error(show(a))
+				}
+				break
+			}
+			wantSite(t, a, "rcpt")
+			time.Sleep(time.Until(a.RetryAt))
+			wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+		}
+		wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+	})
+}
+
 func TestDeliver_NoRouteMakesTheMailWaitAndSaysWhatToAdd(t *testing.T) {
 	r := newTestRouter(t, Options{})
 	a := r.Deliver(t.Context(), "", mail(hello))

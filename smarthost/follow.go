@@ -9,8 +9,8 @@ import (
 // A caller in line for a connection can have its transaction begun by the one that has the connection: it is then that
 // connection's follower, and gets it, or the news that there is none, when the other is done.
 
-// followerPatience is how long a transaction that was begun behind a body waits for its turn before it looks whether
-// there is a free connection by now.
+// followerPatience is how long a caller in line waits, or a transaction that was begun behind a body, before it looks
+// whether there is a free connection by now, or leave to open one.
 const followerPatience = 10 * time.Second
 
 // waiter is a caller in the line for a connection. Its fields but turn are guarded by the pool's lock; tx is its own
@@ -92,9 +92,11 @@ func (p *pool) putBack(c *conn) {
 }
 
 // forsake gives up what w has begun behind a body that is not answered for long, if a connection is to be had elsewhere.
+// It also lets the first in line open one, if that may be opened by now.
 func (p *pool) forsake(w *waiter) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.next() // a limit that the host had is forgotten by time alone, of which nobody else tells those in line
 	if !w.taken || len(w.turn) > 0 || len(p.idle) == 0 && p.open >= p.capacity() {
 		return false
 	}

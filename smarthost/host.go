@@ -352,7 +352,11 @@ func (h *host) interrupted(ctx context.Context, t ticket, tx *transaction, w *wo
 		return outcome{stale: true}
 	}
 	v := classifyError(h.place, err)
-	if tx.data.Code == 354 && !refused && h.suspect(w.m.ID, cutsToBlame) {
+	enough := cutsToBlame
+	if tx.data.Code != 354 {
+		enough = repliesToBlame // its body was not at stake, so that it takes more to blame it
+	}
+	if !refused && h.suspect(w.m.ID, enough) {
 		w.settleTransaction(h.place, tx, onlyThis(v))
 		return outcome{}
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -95,6 +96,35 @@ func TestPool_HostsOwnLimitIsNoOutage(t *testing.T) {
 		if h.see().opened > 8 {
 			t.Errorf("the host was asked %d times for more than it gives", h.see().opened)
 		}
+	})
+}
+
+// The host refuses one more connection for a moment, and its only one is busy for long: who waits asks again when the
+// limit is no longer believed, and not when that one is done.
+func TestPool_LimitThatIsOverIsNoticedByThoseInLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		h := p.hosts["one:25"]
+		start := time.Now()
+		var slow atomic.Bool
+		h.answer = func(line string) string {
+			switch {
+			case line == "" && h.see().conns > 1 && time.Since(start) < 10*time.Second:
+				return "421 4.7.0 too many connections from you"
+			case line == "." && !slow.Swap(true):
+				time.Sleep(9 * time.Minute)
+			}
+			return ""
+		}
+		r := p.router(t, limit(2), "one:25")
+		var first sync.WaitGroup
+		first.Go(func() { wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25") })
+		settle()
+		wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+		if took := time.Since(start); took > limitRest+2*followerPatience {
+			t.Errorf("the second message went after %v", took)
+		}
+		first.Wait()
 	})
 }
 
