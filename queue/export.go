@@ -176,7 +176,7 @@ func Import(dir, from string, force bool) (done Imported, err error) {
 func exportedNames(from string) (names []string, err error) {
 	entries, err := os.ReadDir(from)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("there is no exported message in %s: %w", from, err)
 	}
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), recordSuffix) {
@@ -329,15 +329,17 @@ func (im *importer) store(r *record, content io.Reader) (err error) {
 	if err == nil {
 		err = c.encode()
 	}
-	if err != nil {
-		if r.Spooled {
-			err = errors.Join(err, im.spool.remove(r.ID))
-		}
-		return err
+	absent := err != nil // the record, for certain
+	if err == nil {
+		err = im.st.commit([]*change{c})
+		absent = errors.Is(err, errNoRoom)
 	}
-	// After an error here the record may be there all the same, and would have lost its content; a file that no record
-	// names is removed at the next start.
-	return im.st.commit([]*change{c})
+	// After another error of the commit the record may be there all the same, and would have lost its content; a file that
+	// no record names is removed at the next start.
+	if absent && r.Spooled {
+		err = errors.Join(err, im.spool.remove(r.ID))
+	}
+	return err
 }
 
 func (im *importer) fill(r *record, content io.Reader) error {
