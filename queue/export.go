@@ -149,9 +149,9 @@ type Imported struct {
 // force is set. A message that is not as it was written is left out, and the error says so; the others are taken. To
 // import a message in two places is to deliver it twice.
 func Import(dir, from string, force bool) (done Imported, err error) {
-	names, err := filepath.Glob(filepath.Join(from, "*"+recordSuffix))
-	if err != nil || len(names) == 0 {
-		return done, errors.Join(err, fmt.Errorf("there is no exported message in %s (no ID%s)", from, recordSuffix))
+	names, err := exportedNames(from)
+	if err != nil {
+		return done, err
 	}
 	if err := makeFolder(dir); err != nil {
 		return done, err
@@ -163,7 +163,6 @@ func Import(dir, from string, force bool) (done Imported, err error) {
 	im := importer{Imported: Imported{Renamed: make(map[string]string)}, st: st, force: force}
 	if im.spool, err = openSpool(dir); err == nil {
 		if err = im.learn(); err == nil {
-			slices.Sort(names)
 			for _, name := range names {
 				if e := im.take(name); e != nil {
 					err = errors.Join(err, fmt.Errorf("%s: %w", name, e))
@@ -172,6 +171,23 @@ func Import(dir, from string, force bool) (done Imported, err error) {
 		}
 	}
 	return im.Imported, errors.Join(err, st.close(), adopt(dir))
+}
+
+// exportedNames returns the records in the folder from, in order.
+func exportedNames(from string) (names []string, err error) {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return nil, fmt.Errorf("there is no exported message in %s: %w", from, err)
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), recordSuffix) {
+			names = append(names, filepath.Join(from, e.Name()))
+		}
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("there is no exported message in %s (no ID%s)", from, recordSuffix)
+	}
+	return names, nil
 }
 
 type importer struct {
@@ -314,14 +330,14 @@ func (im *importer) store(r *record, content io.Reader) (err error) {
 	if err == nil {
 		err = c.encode()
 	}
+	absent := err != nil // the record, for certain
 	if err == nil {
-		// Of a commit that failed nothing is known: what it was about may be there, and is not to lack its file. The next
-		// start removes one that nobody names.
-		if err = im.st.commit([]*change{c}); err != nil && !errors.Is(err, errNoRoom) {
-			return err
-		}
+		err = im.st.commit([]*change{c})
+		absent = errors.Is(err, errNoRoom)
 	}
-	if err != nil && r.Spooled {
+	// After another error of the commit the record may be there all the same, and would have lost its content; a file that
+	// no record names is removed at the next start.
+	if absent && r.Spooled {
 		err = errors.Join(err, im.spool.remove(r.ID))
 	}
 	return err

@@ -275,3 +275,50 @@ func TestImport_FailedCommitKeepsTheFile(t *testing.T) {
 		t.Errorf("it is there, and its content is not: %v", err)
 	}
 }
+
+// A commit that says it failed may be on disk all the same: the content of its message has to be there then.
+func TestImport_CommitThatFailsAndIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, out, ids := exportFrom(t, newFakeTransport())
+		dir := t.TempDir()
+		st := mustOpenStore(t, dir)
+		im := importer{Imported: Imported{Renamed: make(map[string]string)}, st: st}
+		var err error
+		if im.spool, err = openSpool(dir); err != nil {
+			t.Fatal(err)
+		}
+		if err = im.learn(); err != nil {
+			t.Fatal(err)
+		}
+		broken := errors.New("the disk is broken")
+		st.around = func(commit func() error) error { return errors.Join(commit(), broken) }
+		if err := im.take(filepath.Join(out, ids[1]+".json")); !errors.Is(err, broken) {
+			t.Fatal(err)
+		}
+		_ = st.abandon()
+		r := openRig(t, dir, newFakeTransport(), testPolicy)
+		r.Start()
+		defer r.stop()
+		time.Sleep(2 * time.Hour)
+		if c := r.Counts(); c.Quarantined != 0 || r.transport.deliveredTo("large@example.com") != 1 {
+			t.Errorf("%+v, delivered %v", c, r.transport.delivered)
+		}
+	})
+}
+
+// The name of a folder is no pattern.
+func TestImport_FolderOfAnyName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, out, _ := exportFrom(t, newFakeTransport())
+		from := filepath.Join(t.TempDir(), "monday [1]")
+		if err := os.Rename(out, from); err != nil {
+			t.Fatal(err)
+		}
+		if done, err := Import(t.TempDir(), from, false); err != nil || done.Messages != 3 {
+			t.Errorf("%+v, %v", done, err)
+		}
+		if _, err := Import(t.TempDir(), from+"/none", false); !errors.Is(err, os.ErrNotExist) {
+			t.Error(err)
+		}
+	})
+}

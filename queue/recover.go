@@ -416,10 +416,20 @@ func (s *salvage) exchange(tmp string, orphans []ID) (err error) {
 	if err = errors.Join(err, syncDir(filepath.Join(s.Old, "spool")), syncDir(s.Old)); err != nil {
 		return errors.Join(fmt.Errorf("what is there cannot be kept: %w; nothing was changed", err), os.RemoveAll(s.Old))
 	}
-	if err := os.Rename(filepath.Join(tmp, databaseName), filepath.Join(s.dir, databaseName)); err != nil {
+	// The lock of the old database ends with its name: a daemon that is started now must not begin a journal yet.
+	f, err := os.Open(filepath.Join(tmp, databaseName))
+	if err == nil {
+		defer f.Close()
+		err = lockFile(f, true)
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(s.dir, databaseName))
+	}
+	if err != nil {
 		return errors.Join(err, os.RemoveAll(s.Old))
 	}
-	if err := syncDir(s.dir); err != nil { // before the old one lacks its journal
+	// What is removed now was of the old database, which a power cut could bring back until here.
+	if err := syncDir(s.dir); err != nil {
 		return err
 	}
 	// Frames of the old journal do not count for the new database, whose salt is another.

@@ -271,6 +271,49 @@ func TestRecover_RunningDaemonAndNewerFormatAreRefused(t *testing.T) {
 	}
 }
 
+// Until the exchange is complete nobody else gets the new database: a daemon that is started amid it would write its
+// first commits to a journal whose name is then removed.
+func TestRecover_IsAloneUntilItsEnd(t *testing.T) {
+	dir, _ := damagedQueue(t, 10, false)
+	const orphans = 3000
+	for i := range orphans {
+		if err := os.WriteFile(filepath.Join(dir, "spool", ID(1<<40+i).String()), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, databaseName)
+	old, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unfinished := func() bool {
+		_, err := os.Stat(filepath.Join(dir, "spool", ID(1<<40+orphans-1).String()))
+		return err == nil || hasJournal(dir)
+	}
+	watched := make(chan bool)
+	go func() {
+		for {
+			f, err := os.Open(path)
+			if err != nil {
+				continue
+			}
+			info, err := f.Stat()
+			if err == nil && !os.SameFile(old, info) && lockFile(f, true) == nil {
+				watched <- unfinished()
+				f.Close()
+				return
+			}
+			f.Close()
+		}
+	}()
+	if _, err := Recover(dir); err != nil {
+		t.Fatal(err)
+	}
+	if <-watched {
+		t.Error("another could open the new database before recovery was through with the old files")
+	}
+}
+
 func TestCompact(t *testing.T) {
 	tr := newFakeTransport()
 	tr.set(hostAwayNow)

@@ -194,6 +194,18 @@ func TestEviction_SparesWhoWorks(t *testing.T) {
 	})
 }
 
+// Nobody makes room for a client whose network has all that it may have.
+func TestEviction_NotForWhoIsRefusedAnyway(t *testing.T) {
+	h := open(t, func(o *Options, tune *tuning) {
+		trust("10.0.0.0/8")(o, tune)
+		o.Listeners[0].MaxConnections, o.Listeners[0].MaxConnectionsPerClient = 2, 1
+	}).pretend("10.0.0.1", "10.0.0.2", "10.0.0.2").start()
+	waits := h.dial().hello()
+	h.dial().hello()
+	h.dial().expect("421 4.7.0 too many connections from 10.0.0.2/32*")
+	waits.command("NOOP", "250 *")
+}
+
 // flood is something that a client can do without end.
 type flood struct {
 	name string

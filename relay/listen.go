@@ -41,10 +41,10 @@ func (k *socket) take(network netip.Prefix, t *terms) (refused verdict) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
+	case k.perClient[network] >= t.MaxConnectionsPerClient: // first: no other is to make room for one that is refused
+		return tooManyOfClient
 	case k.total >= t.MaxConnections:
 		return tooMany
-	case k.perClient[network] >= t.MaxConnectionsPerClient:
-		return tooManyOfClient
 	}
 	k.total++
 	k.perClient[network]++

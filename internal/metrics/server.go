@@ -69,7 +69,11 @@ func (s *Server) Listen(address string) error {
 	if address != "" {
 		l, err := net.Listen("tcp", address)
 		if err != nil {
-			return fmt.Errorf("cannot show metrics on %s: %w%s", address, err, remedy(err))
+			words := remedy(err)
+			if s.at != nil && errors.Is(err, syscall.EADDRINUSE) {
+				words += fmt.Sprintf(" (if it is relayd's own address until now, %s, that holds the port, restart relayd)", s.at.bound)
+			}
+			return fmt.Errorf("cannot show metrics on %s: %w%s", address, err, words)
 		}
 		next = s.serve(address, l)
 		s.opt.Log.Info("metrics are shown", "url", "http://"+next.bound.String()+path)

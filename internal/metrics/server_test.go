@@ -190,6 +190,14 @@ func TestListen_MovesAndStopsWithTheConfiguration(t *testing.T) {
 		t.Errorf("an address that is taken: %v", err)
 	}
 	mustAsk(t, "GET", first, "/metrics") // nothing has changed
+	_, port, err := net.SplitHostPort(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Listen("0.0.0.0:" + port); err == nil || !strings.Contains(err.Error(), first+", that holds the port, restart relayd") {
+		t.Errorf("its own port: %v", err)
+	}
+	mustAsk(t, "GET", first, "/metrics")
 	if err := s.Listen("localhost:0"); err != nil {
 		t.Fatal(err)
 	}
