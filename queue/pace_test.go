@@ -313,6 +313,48 @@ func TestPace_NoWarningOfAWaitForTheTurn(t *testing.T) {
 	})
 }
 
+// A message of which one recipient is due on a route that another message probes, and one later on a route that works, is
+// not moved to and fro between the two while the pace holds a third.
+func TestPace_AProbeMovesNoMessageToAndFro(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newFakeTransport()
+		tr.legs = byDomain
+		var asked, down atomic.Int64
+		down.Store(1)
+		tr.admit = func(route string) (time.Time, bool) {
+			if route == "works.example" && asked.Add(1) > 1000 {
+				return time.Now().Add(time.Hour), false // so that the test ends
+			}
+			return time.Now().Add(24 * time.Hour), route != "paced.example"
+		}
+		tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+			switch {
+			case route == "works.example":
+				return refused(route, m, 450, false)
+			case down.Load() == 1:
+				return siteDown(time.Minute)
+			}
+			time.Sleep(50 * time.Second) // and says nothing
+			return siteDown(time.Minute)
+		})
+		p := testPolicy
+		p.RetryMin = time.Hour
+		r := startRig(t, tr, p)
+		for range 3 {
+			r.send("a@away.example")
+		}
+		r.send("a@away.example", "b@works.example")
+		r.send("a@paced.example")
+		synctest.Wait()
+		down.Store(0)
+		before := asked.Load()
+		time.Sleep(10 * time.Minute)
+		if n := asked.Load() - before; n > 50 {
+			t.Errorf("asked %d times in ten minutes for leave on the route that has nothing to do", n)
+		}
+	})
+}
+
 func TestFairLine_TakesTurnsAndForgetsNothing(t *testing.T) {
 	var l lane
 	put := func(id ID, source uint32) *item {

@@ -363,7 +363,7 @@ func (s *scheduler) goOn(it *item, next stand, now time.Duration) {
 		return
 	}
 	l := s.laneFor(it, now)
-	if !next.later.IsZero() && l.paced > now && !l.gated(now) {
+	if !next.later.IsZero() && (l.paced > now || l.probing) && !l.gated(now) {
 		s.standAndLook(it, l, next, now)
 		return
 	}
