@@ -313,6 +313,49 @@ func TestPace_NoWarningOfAWaitForTheTurn(t *testing.T) {
 	})
 }
 
+// An operator who has all messages routed anew, or tried again, takes from no scan its place before a backlog, and from
+// the backlog not its order.
+func TestPace_AnActionOnAllBuriesNoScan(t *testing.T) {
+	for _, action := range []Action{ActionReroute, ActionRetry} {
+		t.Run(string(action), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr := newFakeTransport()
+				paceBy(t, tr, oneAMinute, 100)
+				r := startRig(t, tr, testPolicy)
+				var order []string
+				deliver := tr.deliver
+				tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+					order = append(order, string(m.Envelope.Recipients[0].Path))
+					return deliver(ctx, route, m)
+				})
+				for i := range 200 {
+					r.from("192.168.1.2", "news@lan.example", fmt.Sprintf("a%d@example.com", i))
+				}
+				time.Sleep(2*time.Minute + time.Second)
+				r.from("192.168.1.3", "scanner@lan.example", "boss@example.com")
+				if n, err := r.ApplyAll(action); err != nil || n < 190 {
+					t.Fatal(n, err)
+				}
+				time.Sleep(3 * time.Minute)
+				if tr.deliveredTo("boss@example.com") != 1 {
+					t.Error("the scan stands behind the mailing")
+				}
+				time.Sleep(time.Hour)
+				want := 0
+				for _, to := range order {
+					if to == "boss@example.com" {
+						continue
+					}
+					if to != fmt.Sprintf("a%d@example.com", want) {
+						t.Fatalf("%s came in place of a%d", to, want)
+					}
+					want++
+				}
+			})
+		})
+	}
+}
+
 // A message of which one recipient is due on a route that another message probes, and one later on a route that works, is
 // not moved to and fro between the two while the pace holds a third.
 func TestPace_AProbeMovesNoMessageToAndFro(t *testing.T) {

@@ -289,6 +289,19 @@ func (s *scheduler) finishWait(it *item, sl slot) {
 	s.place(it)
 }
 
+// finishAsked files the item under its slot after an operator's action, which is no attempt: fresh mail stays that.
+func (s *scheduler) finishAsked(it *item, sl slot) {
+	s.giveBack(it)
+	it.slot = sl
+	if s.pendingActions(it) {
+		return
+	}
+	s.place(it)
+	if it.state == itemWaiting {
+		it.fresh = false
+	}
+}
+
 // finishGone forgets the item: its message has left the queue.
 func (s *scheduler) finishGone(it *item) {
 	s.giveBack(it)
