@@ -42,6 +42,7 @@ type item struct {
 type rare struct {
 	panics  int      // attempts that a fault outside of the transport ended
 	pending []Action // what operators asked for while it was busy
+	all     string   // the routes of all its recipients, while it stands in line for those that are due
 }
 
 // ask leaves word of what an operator wants of a busy item.

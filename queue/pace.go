@@ -59,6 +59,7 @@ func (s *scheduler) finishRest(it *item, sl slot) {
 // would be moved to those at once, where it has nothing to do, and back, without end.
 func (s *scheduler) standAndLook(it *item, l *lane, next stand, now time.Duration) {
 	id := it.slot.ID
+	it.withRare().all = next.all
 	l.push(it, now)
 	time.AfterFunc(max(minGate, min(time.Until(next.later), s.longest())), func() {
 		s.post(func() {

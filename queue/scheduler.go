@@ -273,6 +273,9 @@ func (s *scheduler) claim(it *item) bool {
 		s.held--
 	}
 	it.state, it.lane = itemBusy, nil
+	if it.rare != nil && it.rare.all != "" {
+		it.slot.Routes = it.rare.all // what is done to it is about all its recipients
+	}
 	s.busy++
 	return true
 }
@@ -371,10 +374,13 @@ func (s *scheduler) finishMoved(it *item, next stand) {
 
 // goOn files an item that an attempt has not settled.
 func (s *scheduler) goOn(it *item, next stand, now time.Duration) {
-	it.slot.Routes = next.due
+	if it.slot.Routes = next.due; !next.later.IsZero() {
+		it.slot.Routes = next.all
+	}
 	if s.pendingActions(it) {
 		return
 	}
+	it.slot.Routes = next.due
 	l := s.laneFor(it, now)
 	if !next.later.IsZero() && (l.paced > now || l.probing) && !l.gated(now) {
 		s.standAndLook(it, l, next, now)
@@ -418,6 +424,9 @@ func (s *scheduler) opened(route string) {
 // giveBack ends the item's attempt, if it was one.
 func (s *scheduler) giveBack(it *item) {
 	s.busy--
+	if it.rare != nil {
+		it.rare.all = ""
+	}
 	if it.lane != nil {
 		it.lane.inFlight--
 		it.lane.paced = 0 // what it has not used of the pace may be there for another
