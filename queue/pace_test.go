@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -322,10 +323,13 @@ func TestPace_AnActionOnAllBuriesNoScan(t *testing.T) {
 				tr := newFakeTransport()
 				paceBy(t, tr, oneAMinute, 100)
 				r := startRig(t, tr, testPolicy)
+				var mu sync.Mutex
 				var order []string
 				deliver := tr.deliver
 				tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+					mu.Lock()
 					order = append(order, string(m.Envelope.Recipients[0].Path))
+					mu.Unlock()
 					return deliver(ctx, route, m)
 				})
 				for i := range 200 {
@@ -341,6 +345,8 @@ func TestPace_AnActionOnAllBuriesNoScan(t *testing.T) {
 					t.Error("the scan stands behind the mailing")
 				}
 				time.Sleep(time.Hour)
+				mu.Lock()
+				defer mu.Unlock()
 				want := 0
 				for _, to := range order {
 					if to == "boss@example.com" {
