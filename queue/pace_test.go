@@ -314,6 +314,34 @@ func TestPace_NoWarningOfAWaitForTheTurn(t *testing.T) {
 	})
 }
 
+// A throttling reply, after which all that waits is backlog, does not put a scan behind the mailing that it stood beside.
+func TestPace_AThrottledLaneKeepsTheTurnsOfItsSources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newFakeTransport()
+		paceBy(t, tr, oneAMinute, 100)
+		deliver := tr.deliver
+		var n atomic.Int64
+		tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+			if n.Add(1) == 3 {
+				return siteDown(time.Minute)
+			}
+			return deliver(ctx, route, m)
+		})
+		r := startRig(t, tr, testPolicy)
+		for range 300 {
+			r.from("192.168.1.2", "news@lan.example", "a@example.com")
+		}
+		time.Sleep(119 * time.Second)
+		for range 2 {
+			r.from("192.168.1.3", "scanner@lan.example", "boss@example.com")
+		}
+		time.Sleep(10 * time.Minute)
+		if got := tr.deliveredTo("boss@example.com"); got != 2 || n.Load() < 3 {
+			t.Errorf("%d of 2 pages after ten minutes", got)
+		}
+	})
+}
+
 // An operator who has all messages routed anew, or tried again, takes from no scan its place before a backlog, and from
 // the backlog not its order.
 func TestPace_AnActionOnAllBuriesNoScan(t *testing.T) {
