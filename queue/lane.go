@@ -42,6 +42,7 @@ type item struct {
 type rare struct {
 	panics  int      // attempts that a fault outside of the transport ended
 	pending []Action // what operators asked for while it was busy
+	all     string   // the routes of all its recipients, while it stands in line for those that are due
 }
 
 // ask leaves word of what an operator wants of a busy item.
@@ -251,11 +252,12 @@ func (l *lane) appendSeveral(items []*item) []*item {
 }
 
 // close keeps the lane shut until gate. What stood in the fresh line becomes backlog, so that mail that arrives
-// after the outage does not wait behind all that arrived in it.
+// after the outage does not wait behind all that arrived in it. It keeps the turns of its sources: a provider that asks for
+// less for a moment does not put a scan behind a mailing.
 func (l *lane) close(gate time.Duration, why *envelope.Failure) {
 	l.gate, l.probing, l.reason = gate, true, why
-	for _, it := range l.fresh.all() {
-		it.line.remove(it)
+	for l.fresh.n > 0 {
+		it := l.fresh.pop()
 		it.fresh = false
 		l.backlog.pushBack(it)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -67,6 +68,7 @@ func (q *Queue) ApplyAll(action Action) (int, error) {
 	}) {
 		return 0, ErrClosed
 	}
+	slices.Sort(ids) // so that those that stand in line keep their order
 	n := 0
 	for len(ids) > 0 {
 		batch := ids[:min(applyBatch, len(ids))]
@@ -129,7 +131,7 @@ func (q *Queue) operate(items []*item, actions []Action) error {
 		}
 		if err != nil {
 			failed = errors.Join(failed, err)
-			op = operation{finish: func() { q.scheduler.finishWait(it, it.slot) }}
+			op = operation{finish: func() { q.scheduler.finishAsked(it, it.slot) }}
 		}
 		ops = append(ops, op)
 		if op.change != nil {
@@ -173,7 +175,7 @@ func (q *Queue) operateOne(it *item, actions []Action) (op operation, err error)
 		return operation{}, err
 	}
 	now := q.now()
-	op = operation{finish: func() { q.scheduler.finishWait(it, it.slot) }}
+	op = operation{finish: func() { q.scheduler.finishAsked(it, it.slot) }}
 	ch := &change{id: r.ID, oldSlot: it.slot, hasOld: true}
 	for _, a := range actions {
 		if a == actionWarn {
@@ -208,7 +210,7 @@ func (q *Queue) operateOne(it *item, actions []Action) (op operation, err error)
 		return op, nil
 	}
 	ch.put, ch.newSlot, ch.hasNew = r, q.slotOf(r), true
-	op.finish = func() { q.scheduler.dropCache(it); q.scheduler.finishWait(it, ch.newSlot) }
+	op.finish = func() { q.scheduler.dropCache(it); q.scheduler.finishAsked(it, ch.newSlot) }
 	return op, nil
 }
 

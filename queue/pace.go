@@ -54,15 +54,16 @@ func (s *scheduler) finishRest(it *item, sl slot) {
 	}
 }
 
-// standAndLook puts an item into the line of a paced lane for the recipients that are due. It keeps its place there until
-// others of it are due, which may go by another route: as an item of several routes it would be moved to those at once,
-// where it has nothing to do, and back, without end.
+// standAndLook puts an item into the line of a lane that is paced, or that another item probes, for the recipients that are
+// due. It keeps its place there until others of it are due, which may go by another route: as an item of several routes it
+// would be moved to those at once, where it has nothing to do, and back, without end.
 func (s *scheduler) standAndLook(it *item, l *lane, next stand, now time.Duration) {
 	id := it.slot.ID
+	it.withRare().all = next.all
 	l.push(it, now)
 	time.AfterFunc(max(minGate, min(time.Until(next.later), s.longest())), func() {
 		s.post(func() {
-			if s.items[id] != it || it.state != itemReady || it.lane != l || it.slot.Routes != next.due {
+			if s.items[id] != it || it.state != itemReady || it.slot.Routes != next.due {
 				return // somebody has looked at it since
 			}
 			it.lane.remove(it)

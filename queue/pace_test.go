@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -309,6 +310,124 @@ func TestPace_NoWarningOfAWaitForTheTurn(t *testing.T) {
 		}
 		if n := tr.deliveredTo("late@lan.example"); n != 1 {
 			t.Errorf("%d warnings to one whose smarthost is away", n)
+		}
+	})
+}
+
+// A throttling reply, after which all that waits is backlog, does not put a scan behind the mailing that it stood beside.
+func TestPace_AThrottledLaneKeepsTheTurnsOfItsSources(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newFakeTransport()
+		paceBy(t, tr, oneAMinute, 100)
+		deliver := tr.deliver
+		var n atomic.Int64
+		tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+			if n.Add(1) == 3 {
+				return siteDown(time.Minute)
+			}
+			return deliver(ctx, route, m)
+		})
+		r := startRig(t, tr, testPolicy)
+		for range 300 {
+			r.from("192.168.1.2", "news@lan.example", "a@example.com")
+		}
+		time.Sleep(119 * time.Second)
+		for range 2 {
+			r.from("192.168.1.3", "scanner@lan.example", "boss@example.com")
+		}
+		time.Sleep(10 * time.Minute)
+		if got := tr.deliveredTo("boss@example.com"); got != 2 || n.Load() < 3 {
+			t.Errorf("%d of 2 pages after ten minutes", got)
+		}
+	})
+}
+
+// An operator who has all messages routed anew, or tried again, takes from no scan its place before a backlog, and from
+// the backlog not its order.
+func TestPace_AnActionOnAllBuriesNoScan(t *testing.T) {
+	for _, action := range []Action{ActionReroute, ActionRetry} {
+		t.Run(string(action), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr := newFakeTransport()
+				paceBy(t, tr, oneAMinute, 100)
+				r := startRig(t, tr, testPolicy)
+				var mu sync.Mutex
+				var order []string
+				deliver := tr.deliver
+				tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+					mu.Lock()
+					order = append(order, string(m.Envelope.Recipients[0].Path))
+					mu.Unlock()
+					return deliver(ctx, route, m)
+				})
+				for i := range 200 {
+					r.from("192.168.1.2", "news@lan.example", fmt.Sprintf("a%d@example.com", i))
+				}
+				time.Sleep(2*time.Minute + time.Second)
+				r.from("192.168.1.3", "scanner@lan.example", "boss@example.com")
+				if n, err := r.ApplyAll(action); err != nil || n < 190 {
+					t.Fatal(n, err)
+				}
+				time.Sleep(3 * time.Minute)
+				if tr.deliveredTo("boss@example.com") != 1 {
+					t.Error("the scan stands behind the mailing")
+				}
+				time.Sleep(time.Hour)
+				mu.Lock()
+				defer mu.Unlock()
+				want := 0
+				for _, to := range order {
+					if to == "boss@example.com" {
+						continue
+					}
+					if to != fmt.Sprintf("a%d@example.com", want) {
+						t.Fatalf("%s came in place of a%d", to, want)
+					}
+					want++
+				}
+			})
+		})
+	}
+}
+
+// A message of which one recipient is due on a route that another message probes, and one later on a route that works, is
+// not moved to and fro between the two while the pace holds a third.
+func TestPace_AProbeMovesNoMessageToAndFro(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newFakeTransport()
+		tr.legs = byDomain
+		var asked, down atomic.Int64
+		down.Store(1)
+		tr.admit = func(route string) (time.Time, bool) {
+			if route == "works.example" && asked.Add(1) > 1000 {
+				return time.Now().Add(time.Hour), false // so that the test ends
+			}
+			return time.Now().Add(24 * time.Hour), route != "paced.example"
+		}
+		tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+			switch {
+			case route == "works.example":
+				return refused(route, m, 450, false)
+			case down.Load() == 1:
+				return siteDown(time.Minute)
+			}
+			time.Sleep(50 * time.Second) // and says nothing
+			return siteDown(time.Minute)
+		})
+		p := testPolicy
+		p.RetryMin = time.Hour
+		r := startRig(t, tr, p)
+		for range 3 {
+			r.send("a@away.example")
+		}
+		r.send("a@away.example", "b@works.example")
+		r.send("a@paced.example")
+		synctest.Wait()
+		down.Store(0)
+		before := asked.Load()
+		time.Sleep(10 * time.Minute)
+		if n := asked.Load() - before; n > 50 {
+			t.Errorf("asked %d times in ten minutes for leave on the route that has nothing to do", n)
 		}
 	})
 }

@@ -28,7 +28,6 @@ type record struct {
 	// Report is set on the reports that the relay wrote itself: no report is ever made about one (RFC 3461 section 6.1).
 	Report     bool             `json:"report,omitempty"`
 	Attempts   int              `json:"attempts,omitempty"`
-	Doubts     int              `json:"doubts,omitempty"` // attempts that may have delivered it (RFC 1047)
 	Panics     int              `json:"panics,omitempty"` // attempts that a fault in the relay ended
 	Recipients []recipientState `json:"recipients"`       // beside Envelope.Recipients, in order
 	Smarthost  string           `json:"smarthost,omitempty"`
@@ -49,6 +48,8 @@ type recipientState struct {
 	// Waited is how long the pauses between its attempts were in sum; max_age is measured in it. No clock that is set,
 	// no outage of a smarthost and no time that the daemon was down counts.
 	Waited time.Duration `json:"waited,omitempty"`
+	// Doubts counts the attempts that may have delivered to it (RFC 1047).
+	Doubts int `json:"doubts,omitempty"`
 	// Warned is set when the sender was told that this recipient waits.
 	Warned bool `json:"warned,omitempty"`
 }

@@ -235,6 +235,49 @@ func TestRetry_MessageThatMayHaveArrivedIsNotSentForEver(t *testing.T) {
 	})
 }
 
+// The parts of a large message have an attempt each. A line that breaks after each of their dots for a moment is no reason to
+// give up the later ones, which were sent once.
+func TestRetry_DoubtsCountForEachPart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startRig(t, newFakeTransport(), testPolicy)
+		var broken atomic.Bool
+		broken.Store(true)
+		r.transport.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+			all := m.Envelope.Recipients
+			m.Envelope.Recipients = all[:1]
+			a := r.transport.accept(ctx, route, m)
+			if broken.Load() {
+				lost := &envelope.Failure{Scope: envelope.ScopeMessage, Stage: "dot", Reason: "the connection was lost"}
+				a.Results, a.PossibleDuplicate = []envelope.Result{{Failure: lost}}, true
+			}
+			a.Left = len(all) - 1
+			return a
+		})
+		to := make([]string, 2*maxDoubts)
+		for i := range to {
+			to[i] = fmt.Sprintf("rcpt%d@example.com", i)
+		}
+		id := r.send(to...)
+		synctest.Wait()
+		d, err := r.Show(id)
+		if err != nil || d.Gone {
+			t.Fatalf("%+v %v", d.Entry, err)
+		}
+		for _, rc := range d.Recipients {
+			if rc.Status != StatusWaiting || rc.Attempts != 1 {
+				t.Errorf("%+v", rc)
+			}
+		}
+		broken.Store(false)
+		time.Sleep(time.Hour)
+		for _, a := range to {
+			if n := r.transport.deliveredTo(a); n != 1 {
+				t.Errorf("%s got it %d times", a, n)
+			}
+		}
+	})
+}
+
 // A fault of the relay outside of the transport ends an attempt, not the daemon: the message is held after a few, and the
 // others flow.
 func TestRetry_PanicOutsideTheTransportIsolatesTheMessage(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"relayd/internal/envelope"
 )
@@ -79,6 +80,42 @@ func TestReroute_FreesMailFromARouteThatIsAway(t *testing.T) {
 			t.Errorf("%d of 5 went", n)
 		}
 	})
+}
+
+// A message that stands before the pace of one route, while a recipient of it waits on another, is rerouted by both.
+func TestReroute_KnowsTheRoutesOfWhatStandsInLine(t *testing.T) {
+	for name, removed := range map[string]bool{"the other stays": false, "the other is removed": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr := newFakeTransport()
+				tr.legs = byDomain
+				tr.admit = func(route string) (time.Time, bool) { return time.Now().Add(10 * time.Hour), route != "paced.example" }
+				r := startRig(t, tr, testPolicy)
+				tr.set(deferAll)
+				id := r.send("a@paced.example", "b@other.example")
+				synctest.Wait()
+				if removed {
+					tr.legs = toRoute("paced.example")
+				}
+				want := 2
+				for range 2 {
+					if removed && want == 2 {
+						want++
+					}
+					if _, err := r.Apply(ActionReroute, []string{id}); err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+					if d, err := r.Show(id); err != nil || len(d.Events) != want {
+						t.Errorf("%+v %v", d.Events, err)
+					}
+				}
+				if n := tr.callCount(); n != 1 {
+					t.Errorf("%d attempts", n)
+				}
+			})
+		})
+	}
 }
 
 func TestReroute_KeepsAHold(t *testing.T) {

@@ -273,6 +273,9 @@ func (s *scheduler) claim(it *item) bool {
 		s.held--
 	}
 	it.state, it.lane = itemBusy, nil
+	if it.rare != nil && it.rare.all != "" {
+		it.slot.Routes = it.rare.all // what is done to it is about all its recipients
+	}
 	s.busy++
 	return true
 }
@@ -287,6 +290,19 @@ func (s *scheduler) finishWait(it *item, sl slot) {
 		return
 	}
 	s.place(it)
+}
+
+// finishAsked files the item under its slot after an operator's action, which is no attempt: fresh mail stays that.
+func (s *scheduler) finishAsked(it *item, sl slot) {
+	s.giveBack(it)
+	it.slot = sl
+	if s.pendingActions(it) {
+		return
+	}
+	s.place(it)
+	if it.state == itemWaiting {
+		it.fresh = false
+	}
 }
 
 // finishGone forgets the item: its message has left the queue.
@@ -358,12 +374,15 @@ func (s *scheduler) finishMoved(it *item, next stand) {
 
 // goOn files an item that an attempt has not settled.
 func (s *scheduler) goOn(it *item, next stand, now time.Duration) {
-	it.slot.Routes = next.due
+	if it.slot.Routes = next.due; !next.later.IsZero() {
+		it.slot.Routes = next.all
+	}
 	if s.pendingActions(it) {
 		return
 	}
+	it.slot.Routes = next.due
 	l := s.laneFor(it, now)
-	if !next.later.IsZero() && l.paced > now && !l.gated(now) {
+	if !next.later.IsZero() && (l.paced > now || l.probing) && !l.gated(now) {
 		s.standAndLook(it, l, next, now)
 		return
 	}
@@ -405,6 +424,9 @@ func (s *scheduler) opened(route string) {
 // giveBack ends the item's attempt, if it was one.
 func (s *scheduler) giveBack(it *item) {
 	s.busy--
+	if it.rare != nil {
+		it.rare.all = ""
+	}
 	if it.lane != nil {
 		it.lane.inFlight--
 		it.lane.paced = 0 // what it has not used of the pace may be there for another

@@ -42,9 +42,6 @@ func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Tim
 	v := verdict{record: r.clone(), replies: make(map[int]envelope.Reply), words: make(map[int]string),
 		expired: make(map[int]bool), local: make(map[int]bool), doubtful: a.PossibleDuplicate}
 	v.record.Attempts++
-	if a.PossibleDuplicate {
-		v.record.Doubts++
-	}
 	v.record.Smarthost = a.Host
 	jitter := rand.Float64() // one for all: those that were deferred together are tried together
 	for i, n := range indexes {
@@ -76,19 +73,23 @@ func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Tim
 	return v
 }
 
-// maxDoubts is how many attempts a message may have whose connection broke after the final dot. Each may have delivered
-// it; a host that breaks every time must not deliver it every time.
+// maxDoubts is how many attempts a recipient may have whose connection broke after the final dot. Each may have delivered
+// the message; a host that breaks every time must not deliver it every time. It counts for each recipient, since those of a
+// message that goes in parts have had an attempt each, and not all of them.
 const maxDoubts = 5
 
 // giveUp reports whether recipient n has failed for good, and sets its last reply to say why.
 func (v *verdict) giveUp(n int, f *envelope.Failure, doubtful bool, p Policy) bool {
 	state := &v.record.Recipients[n]
 	state.LastReply = f.String()
+	if doubtful {
+		state.Doubts++
+	}
 	switch {
 	case f.Permanent:
 		return true
-	case doubtful && v.record.Doubts >= maxDoubts:
-		state.LastReply = fmt.Sprintf("given up after %d attempts, each of which may have delivered it: %s", v.record.Doubts, state.LastReply)
+	case doubtful && state.Doubts >= maxDoubts:
+		state.LastReply = fmt.Sprintf("given up after %d attempts, each of which may have delivered it: %s", state.Doubts, state.LastReply)
 		return true
 	case state.Waited >= p.MaxAge:
 		v.expired[n] = true
