@@ -144,17 +144,19 @@ func (w *world) openAccounts(lf *life) {
 		w.rt.Fatalf("the pace: %v", err)
 	}
 	lf.book, lf.accounts = b, map[string]*pace.Account{}
-	lf.pacedBy(w.limits)
+	for i, a := range lf.pacedBy(w.limits) {
+		lf.accounts[routes[i]] = a
+	}
 }
 
-func (lf *life) pacedBy(l pace.Limits) {
+// pacedBy gives the routes' accounts these limits. An account stays the same through it, so that it can happen while
+// attempts go on.
+func (lf *life) pacedBy(l pace.Limits) []*pace.Account {
 	var specs []pace.Spec
 	for _, route := range routes {
 		specs = append(specs, pace.Spec{Name: pace.Name{Hosts: []string{route}}, Limits: l})
 	}
-	for i, a := range lf.book.Configure(specs) {
-		lf.accounts[routes[i]] = a
-	}
+	return lf.book.Configure(specs)
 }
 
 // siteTrouble is an attempt that found no host.
