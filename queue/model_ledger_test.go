@@ -44,6 +44,9 @@ type world struct {
 	sent    map[string][]sent // by route, where there is a limit for the day
 	calm    bool              // every recipient is accepted now
 	faults  []string          // what other goroutines saw that must not be
+
+	asked      int // times that the pace was asked since askedSince
+	askedSince time.Time
 }
 
 // sent is a recipient for whom a host took a letter.

@@ -97,7 +97,26 @@ func merge(env envelope.Envelope) envelope.Envelope {
 func (lf *life) Concurrency(string) int { return lf.w.room }
 
 // Admit asks the account of the route. Once the world ends well there is no limit.
-func (lf *life) Admit(route string) (time.Time, bool) { return lf.accounts[route].Admit() }
+func (lf *life) Admit(route string) (time.Time, bool) {
+	if lf.w.asksTooMuch(route) {
+		return time.Now().Add(time.Hour), false
+	}
+	return lf.accounts[route].Admit()
+}
+
+// asksTooMuch reports whether the pace was asked so often within a minute that the queue goes in circles.
+func (w *world) asksTooMuch(route string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if now := time.Now(); now.Sub(w.askedSince) > time.Minute {
+		w.asked, w.askedSince = 0, now
+	}
+	if w.asked++; w.asked < 3000 {
+		return false
+	}
+	w.fault("%s was asked %d times within %v", route, w.asked, time.Since(w.askedSince))
+	return true
+}
 
 func (lf *life) Forgo(route string) { lf.accounts[route].Forgo() }
 

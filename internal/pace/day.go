@@ -1,6 +1,9 @@
 package pace
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 const (
 	dayLength = 24 * time.Hour
@@ -24,14 +27,16 @@ type day struct {
 
 // expire forgets what is older than a day.
 func (d *day) expire(now time.Duration) {
-	gone := 0
-	for gone < len(d.shares) && now >= d.shares[gone].end+dayLength && d.shares[gone].open == 0 {
-		d.used -= d.shares[gone].n
-		gone++
+	if len(d.shares) == 0 || now < d.shares[0].end+dayLength {
+		return
 	}
-	if gone > 0 {
-		d.shares = append(d.shares[:0], d.shares[gone:]...)
-	}
+	d.shares = slices.DeleteFunc(d.shares, func(s share) bool {
+		gone := now >= s.end+dayLength && s.open == 0
+		if gone {
+			d.used -= s.n
+		}
+		return gone
+	})
 }
 
 // add counts n, and returns until when the share is counted in which they are.
@@ -77,18 +82,21 @@ func (d *day) take(s *share, n int) {
 // room is how many more recipients there may be now, beside those that are reserved.
 func (d *day) room(reserved int) int { return max(0, d.limit-d.used-reserved) }
 
-// roomFor returns when there will be room for n.
+// soon is when to look again for what turns decide that are under way.
+const soon = 10 * time.Second
+
+// roomFor returns when there will be room for n; when there is none now, that is later than now.
 func (d *day) roomFor(n, reserved int, now time.Duration) time.Duration {
 	missing := d.used + reserved + n - d.limit
 	for _, s := range d.shares {
 		if missing <= 0 {
 			break
 		}
-		if missing -= s.n; missing <= 0 {
+		if missing -= s.n; missing <= 0 && s.end+dayLength > now {
 			return s.end + dayLength
 		}
 	}
-	return now + 10*time.Second // what is reserved decides, and that is decided soon
+	return now + soon // what decides is reserved, or under way for more than a day
 }
 
 // span returns how long n recipients take from now on. What is sent today is free again after 24 hours, so that each

@@ -164,6 +164,36 @@ func TestDay_IsOfTheLast24Hours(t *testing.T) {
 }
 
 // However the relay ends and for how long, no 24 hours see more than the cap; and an end loses no more than a block.
+// A turn that hangs for more than a day counts for as long as it does; meanwhile nobody is told to come at once, in vain.
+func TestDay_ATurnThatHangsIsCountedAndNotAskedForWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := memory(t, Limits{Recipients: 3})
+		hanging, _ := a.Begin(1)
+		time.Sleep(2 * time.Minute)
+		send(a, 1, 1)
+		time.Sleep(25 * time.Hour)
+		if n := send(a, 1, 10); n != 2 {
+			t.Errorf("%d were sent beside the one under way; want 2, since what was sent a day ago counts no more", n)
+		}
+		at, ok := a.Admit()
+		if ok || time.Until(at) < time.Second {
+			t.Errorf("admitted: %v, next in %v; want to be told to wait", ok, time.Until(at))
+		}
+		time.Sleep(25 * time.Hour)
+		if turn, _ := a.Begin(3); turn == nil || turn.Recipients != 2 {
+			t.Errorf("a turn got %+v; want one of 2", turn)
+		}
+		at, ok = a.Admit()
+		if ok || time.Until(at) < time.Second {
+			t.Errorf("admitted: %v, next in %v; want to be told to wait", ok, time.Until(at))
+		}
+		hanging.End(1, 1, false)
+		if used := a.Status().UsedToday; used != 3 {
+			t.Errorf("%d used today, want 3", used)
+		}
+	})
+}
+
 func TestDay_SurvivesStopsAndCrashes(t *testing.T) {
 	for _, closed := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
