@@ -21,7 +21,7 @@ import (
 // startAttempt runs one attempt for an item that the scheduler has marked busy.
 func (q *Queue) startAttempt(it *item, route string) {
 	// The scheduler owns the item; what the attempt needs of it is taken here, on the scheduler's goroutine.
-	sl, c := it.slot, it.cached
+	sl, c, l := it.slot, it.cached, it.lane
 	it.handedOn = false
 	q.attempts.Go(func() {
 		begun := false
@@ -31,7 +31,7 @@ func (q *Queue) startAttempt(it *item, route string) {
 			}
 		}()
 		defer q.rescue(it, sl.ID)
-		q.attempt(it, sl, c, route, &begun)
+		q.attempt(it, sl, c, l, &begun)
 	})
 }
 
@@ -58,9 +58,10 @@ func (q *Queue) safely(what string, f func()) {
 	f()
 }
 
-// attempt makes one try to hand on the message of sl by route, and tells the scheduler what came of it. It sets begun
-// when it uses up what the pace has admitted.
-func (q *Queue) attempt(it *item, sl slot, c *cached, route string, begun *bool) {
+// attempt makes one try to hand on the message of sl by the route of l, and tells the scheduler what came of it. It sets
+// begun when it uses up what the pace has admitted.
+func (q *Queue) attempt(it *item, sl slot, c *cached, l *lane, begun *bool) {
+	route := l.name
 	r, err := q.load(sl.ID, c)
 	switch {
 	case errors.Is(err, errDamaged), errors.Is(err, ErrNotFound):
@@ -101,7 +102,22 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, route string, begun *bool)
 		it.handedOn = true
 		q.scheduler.post(func() { q.scheduler.finishPaced(it, next, route, a.RetryAt) })
 	default:
-		q.settle(it, sl, r, indexes[:len(indexes)-max(0, a.Left)], a, route, content)
+		q.settle(it, sl, r, indexes[:len(indexes)-max(0, a.Left)], a, l, content)
+	}
+}
+
+// maxUncommitted is how many outcomes may wait for their commit while others are sent in their place. A crash has their
+// messages delivered again.
+const maxUncommitted = 2 * outcomeBatch
+
+// makeRoom lets the next message of a crowded lane go although the outcome of this one is not committed yet: a route of
+// few connections would else send as many messages as it has connections for each commit. unrecorded counts this outcome.
+func (q *Queue) makeRoom(it *item, l *lane, unrecorded int64) {
+	if l.crowded.Load() && unrecorded <= maxUncommitted && !q.committer.broken.Load() {
+		q.scheduler.post(func() {
+			q.scheduler.opened(l.name)
+			q.scheduler.leave(it)
+		})
 	}
 }
 
@@ -163,7 +179,7 @@ func (q *Queue) deliver(r *record, indexes []int, route string, content *content
 }
 
 // settle records what an attempt came to: the outcome and the reports that it calls for are one commit.
-func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.Attempt, route string, from *content) {
+func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.Attempt, l *lane, from *content) {
 	p, now := *q.policy.Load(), q.now()
 	v := settle(r, indexes, a, p, now)
 	if from.panicked {
@@ -185,13 +201,15 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 	}
 	it.handedOn = true
 	rest := int32(len(v.record.unsettled()))
+	q.makeRoom(it, l, q.unrecorded.Add(1))
 	q.committer.submit(&request{changes: changes, keep: true, done: func(err error) {
+		q.unrecorded.Add(-1)
 		if err != nil {
 			// Only a queue that is closing refuses: the message is on disk as it was before this attempt.
 			q.log.Warn("an outcome could not be recorded; the message will be tried again", "queue_id", r.ID.String(), "error", err)
 			return
 		}
-		q.traffic.settled(route, &v)
+		q.traffic.settled(l.name, &v)
 		q.logVerdict(&v, a.PossibleDuplicate)
 		q.logUnreported(&v)
 		if !waits && r.Spooled {
@@ -199,7 +217,7 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		}
 		q.takeOver(r.ID, reports)
 		q.scheduler.post(func() {
-			q.scheduler.opened(route)
+			q.scheduler.opened(l.name)
 			q.scheduler.dropCache(it)
 			it.rcpts = rest
 			switch {

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"container/heap"
+	"sync/atomic"
 	"time"
 
 	"relayd/internal/envelope"
@@ -152,6 +153,7 @@ type lane struct {
 	turn     bool // the backlog is next
 	several  int  // items in the lines that could take another route as well
 	inFlight int
+	crowded  atomic.Bool // some stand in the lines although attempts are under way; attempts read it
 	// gate is until when nothing is started, on the scheduler's clock. Then one message probes the route; the others
 	// follow when it comes through.
 	gate    time.Duration

@@ -41,6 +41,7 @@ type Queue struct {
 	quarantined atomic.Int64
 	unreported  atomic.Int64 // reports that could not be delivered
 	traffic     traffic
+	unrecorded  atomic.Int64 // outcomes that wait to be committed
 	closing     atomic.Bool
 
 	ctx      context.Context // of the attempts

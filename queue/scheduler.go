@@ -137,6 +137,7 @@ func (s *scheduler) dispatch(now time.Duration) {
 				l.inFlight++
 				s.start(it, l.name)
 			}
+			l.crowded.Store(l.ready() > 0 && l.inFlight > 0)
 		}
 		if s.newlyHeld { // what can take another route may be in a lane by now that was looked at before
 			s.rebalance(now)
@@ -427,10 +428,15 @@ func (s *scheduler) giveBack(it *item) {
 	if it.rare != nil {
 		it.rare.all = ""
 	}
-	if it.lane != nil {
-		it.lane.inFlight--
-		it.lane.paced = 0 // what it has not used of the pace may be there for another
+	s.leave(it)
+}
+
+// leave makes room in its lane for another, once an attempt has reached its end there.
+func (s *scheduler) leave(it *item) {
+	if l := it.lane; l != nil {
 		it.lane = nil
+		l.inFlight--
+		l.paced = 0 // what it has not used of the pace may be there for another
 	}
 }
 
