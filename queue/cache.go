@@ -3,7 +3,7 @@ package queue
 import "sync/atomic"
 
 // cacheLimit bounds the content that is kept in memory between intake and the first attempt, in octets.
-const cacheLimit = 16 << 20
+const cacheLimit = 8 << 20
 
 // cache keeps what has just been stored, so that a message that can be delivered at once is not read back.
 type cache struct{ used atomic.Int64 }
