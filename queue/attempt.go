@@ -184,7 +184,6 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		changes = append(changes, rep.change())
 	}
 	it.handedOn = true
-	rest := int32(len(v.record.unsettled()))
 	q.committer.submit(&request{changes: changes, keep: true, done: func(err error) {
 		if err != nil {
 			// Only a queue that is closing refuses: the message is on disk as it was before this attempt.
@@ -201,7 +200,6 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		q.scheduler.post(func() {
 			q.scheduler.opened(route)
 			q.scheduler.dropCache(it)
-			it.rcpts = rest
 			switch {
 			case !waits:
 				q.scheduler.finishGone(it)
@@ -222,13 +220,7 @@ func (q *Queue) removeSpooled(id ID) {
 
 // slotOf returns the line of the due index for r, with the routes that its recipients take.
 func (q *Queue) slotOf(r *record) slot {
-	at, _ := r.next()
-	sl := slot{ID: r.ID, Due: at.UnixNano(), Size: r.Size}
-	if r.Held {
-		sl.Due = heldDue
-	}
-	sl.Routes = joinRoutes(q.transport().Legs(r.Origin, r.pick(r.unsettled())))
-	return sl
+	return r.slot(joinRoutes(q.transport().Legs(r.Origin, r.pick(r.unsettled()))))
 }
 
 // unreadable sets a message aside whose record or content cannot be read, and tells its sender where the record r says

@@ -102,7 +102,8 @@ func (q *Queue) logPaced(l *lane, until time.Time) {
 type Backlog struct{ Messages, Recipients int }
 
 // Backlogs returns what waits, by route, without what is held. A message that may take several routes counts for each.
-// Recipients of messages of an earlier run are known some time after the start; until then each counts as one.
+// Of a message that an earlier version has stored the recipients are known some time after the start; until then it counts
+// as one.
 func (q *Queue) Backlogs() map[string]Backlog {
 	out := make(map[string]Backlog)
 	q.scheduler.do(func() {
@@ -123,7 +124,7 @@ func (q *Queue) Backlogs() map[string]Backlog {
 }
 
 func (b Backlog) with(it *item) Backlog {
-	return Backlog{b.Messages + 1, b.Recipients + max(1, int(it.rcpts))}
+	return Backlog{b.Messages + 1, b.Recipients + max(1, int(it.slot.Recipients))}
 }
 
 // notInTurn returns those of ids that wait for something else than their turn.

@@ -435,7 +435,7 @@ func TestPace_AProbeMovesNoMessageToAndFro(t *testing.T) {
 func TestFairLine_TakesTurnsAndForgetsNothing(t *testing.T) {
 	var l lane
 	put := func(id ID, source uint32) *item {
-		it := &item{slot: slot{ID: id, Routes: "main"}, source: source, fresh: true}
+		it := &item{slot: slot{ID: id, Routes: "main", Source: source}, fresh: true}
 		l.push(it, 0)
 		return it
 	}
@@ -490,7 +490,7 @@ func BenchmarkDispatch(b *testing.B) {
 			l := s.lane("main")
 			items := make([]*item, 10_000)
 			for i := range items {
-				items[i] = &item{slot: slot{ID: ID(i), Routes: "main"}, source: uint32(i % sources), fresh: true}
+				items[i] = &item{slot: slot{ID: ID(i), Routes: "main", Source: uint32(i % sources)}, fresh: true}
 				l.push(items[i], 0)
 			}
 			for b.Loop() {
