@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -430,50 +429,6 @@ func TestPace_AProbeMovesNoMessageToAndFro(t *testing.T) {
 			t.Errorf("asked %d times in ten minutes for leave on the route that has nothing to do", n)
 		}
 	})
-}
-
-func TestFairLine_TakesTurnsAndForgetsNothing(t *testing.T) {
-	var l lane
-	put := func(id ID, source uint32) *item {
-		it := &item{slot: slot{ID: id, Routes: "main", Source: source}, fresh: true}
-		l.push(it, 0)
-		return it
-	}
-	for id := range ID(5) {
-		put(id, 1)
-	}
-	if l.pop().slot.ID != 0 { // and so the first source is no new one
-		t.Fatal("not in order")
-	}
-	put(10, 2)
-	gone := put(20, 3)
-	put(30, 4)
-	l.remove(gone)
-	var got []ID
-	for l.ready() > 0 {
-		got = append(got, l.pop().slot.ID)
-	}
-	// 20 was taken out; after two new ones, of which 0 was the first, an old one has its turn.
-	if want := []ID{10, 1, 30, 2, 3, 4}; !slices.Equal(got, want) {
-		t.Errorf("served %v, want %v", got, want)
-	}
-	if len(l.fresh.flows) != 0 || l.fresh.n != 0 {
-		t.Errorf("left over: %+v", l.fresh)
-	}
-}
-
-func TestSourceOf(t *testing.T) {
-	at := func(client string) envelope.Origin { return envelope.Origin{Addr: netip.MustParseAddr(client)} }
-	base := sourceOf(at("192.168.1.2"), "bounce+1@lan.example")
-	if sourceOf(at("192.168.1.2"), "bounce+ann=x.example@LAN.example") != base || sourceOf(at("192.168.1.2"), "bounce2@lan.example") != base {
-		t.Error("the senders of one mailing are many sources")
-	}
-	for _, other := range []uint32{sourceOf(at("192.168.1.3"), "bounce+1@lan.example"), sourceOf(at("192.168.1.2"), "scan@lan.example"),
-		sourceOf(envelope.Origin{}, "")} {
-		if other == base {
-			t.Error("two sources are one")
-		}
-	}
 }
 
 // BenchmarkDispatch is what the scheduler spends on a message, with leave asked for each: lines in, turn, lines out.
