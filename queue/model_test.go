@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -297,7 +298,9 @@ func (w *world) newLetter(rt *rapid.T) *letter {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.letters++
-	l := &letter{name: fmt.Sprintf("m%d", w.letters), state: arriving, life: w.life}
+	client := netip.AddrFrom4([4]byte{192, 168, 1, rapid.SampledFrom([]byte{2, 2, 3}).Draw(rt, "client")})
+	l := &letter{name: fmt.Sprintf("m%d", w.letters), state: arriving, life: w.life,
+		origin: envelope.Origin{Addr: client, Helo: "lan.example", Protocol: "ESMTP"}}
 	if rapid.IntRange(0, 4).Draw(rt, "null sender") < 4 {
 		l.env.ReversePath = envelope.Path(l.name + ".sender@lan.example")
 		w.scripts[l.env.ReversePath] = drawScript(rt, "the sender's mailbox")
