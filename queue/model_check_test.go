@@ -214,6 +214,9 @@ func (w *world) checkLetter(l *letter, d *disk) {
 	if l.report && r != nil {
 		l.at = r.ReceivedAt // to the nanosecond
 	}
+	if lines, source := d.due[l.id], sourceOf(l.origin, l.env.ReversePath); r != nil && (len(lines) != 1 || lines[0].Source != source) {
+		w.fault("%s is of source %x; the index has %+v", l.name, source, lines)
+	}
 	switch {
 	case l.gone():
 		if queued != nil || gone == nil || !gone.Gone || l.deleted && l.waits() && !wasDeleted(gone) {
