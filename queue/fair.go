@@ -145,7 +145,8 @@ func (fl *flow) remove(it *item) {
 }
 
 // sourceOf returns where mail comes from, as a hash: the client and the sender. What makes each sender of a mailing
-// another one, mostly a number or what follows a plus, does not count.
+// another one, mostly a number or what follows a plus, does not count. It is stored: another hash makes one source two until
+// the mail of before is gone.
 func sourceOf(o envelope.Origin, reverse envelope.Path) uint32 {
 	local, domain := string(reverse), ""
 	if at := strings.LastIndexByte(string(reverse), '@'); at >= 0 {
