@@ -1,7 +1,6 @@
 package pace
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -138,13 +137,13 @@ func (b *Book) load() error {
 		for _, share := range s.Day {
 			a.day.restore(share, off)
 		}
-		slices.SortFunc(a.day.shares, func(x, y share) int { return cmp.Compare(x.end, y.end) })
+		a.day.sort()
 		a.bucket.restored = &restored{level: s.Level, off: off}
 		if !st.Closed {
 			a.bucket.restored = &restored{}
 		}
 		if s.Factor >= leastFactor && s.Factor < 1 {
-			a.bucket.factor, a.bucket.learnt = s.Factor, max(0, s.Learnt)
+			a.bucket.resume(s.Factor, max(0, s.Learnt), off)
 		}
 		b.dormant = append(b.dormant, a)
 	}
