@@ -438,6 +438,9 @@ func TestConfigure_AccountsThatBecomeOneCountTogether(t *testing.T) {
 		if used := again[0].Status().UsedToday; used != 0 {
 			t.Errorf("%d count a day later", used)
 		}
+		if used := is.Status().UsedToday; used != 0 {
+			t.Errorf("of what had been on its way %d count a day later", used)
+		}
 	})
 }
 
@@ -601,6 +604,28 @@ func TestSlow_SurvivesStopsAndCrashes(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What an orderly end has left of the bucket is not there again after a crash, in an account without a rate either.
+func TestSlow_ACrashBeginsWithAnEmptyBucket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t)
+		b, a := m.open(t, Limits{})
+		turn, _ := a.Begin(1)
+		turn.End(1, 0, true)
+		time.Sleep(time.Minute)
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, a = m.open(t, Limits{})
+		if n := send(a, 1, 9); n != 1 {
+			t.Fatalf("%d went after a stop, want the 1 that was left", n)
+		}
+		_, a = m.open(t, Limits{})
+		if n := send(a, 1, 9); n != 0 {
+			t.Errorf("%d went after a crash", n)
+		}
+	})
 }
 
 // An account that a configuration leaves out for a moment is still slowed when the next names it again.
