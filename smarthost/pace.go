@@ -23,6 +23,8 @@ func accountsOf(routes []Route) []pace.Spec {
 // Admit gives leave for one Deliver on the named route, now: that uses it up, and Forgo gives it back. Otherwise the pace
 // allows none before at.
 func (r *Router) Admit(name string) (at time.Time, ok bool) {
+	r.swap.RLock()
+	defer r.swap.RUnlock()
 	rt := r.table.Load().byName[name]
 	if rt == nil {
 		return time.Time{}, true
@@ -32,6 +34,8 @@ func (r *Router) Admit(name string) (at time.Time, ok bool) {
 
 // Forgo gives back the leave of an Admit that no Deliver followed.
 func (r *Router) Forgo(name string) {
+	r.swap.RLock()
+	defer r.swap.RUnlock()
 	if rt := r.table.Load().byName[name]; rt != nil {
 		rt.account.Forgo()
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -152,6 +153,46 @@ func TestPace_ReconfigureKeepsTheCount(t *testing.T) {
 			t.Errorf("%d went, want 2", len(a.Results))
 		}
 	})
+}
+
+// A leave that is given and given back while a route changes its account is lost on neither: not before, amid or after.
+func TestPace_ReconfigureLosesNoLeave(t *testing.T) {
+	p := newPeers("one:25", "two:25")
+	var options Options
+	r := p.router(t, func(o *Options) {
+		stays := o.Routes[0]
+		stays.Name, stays.DailyRecipients = "stays", 2
+		o.Routes = append(o.Routes, stays)
+		options = *o
+	}, "one:25")
+	moved := options
+	moved.Routes = slices.Clone(options.Routes)
+	moved.Routes[0].Hosts = []string{"two:25"}
+	for n := range 500 {
+		var asking sync.WaitGroup
+		asking.Go(func() {
+			for range 100 {
+				if _, ok := r.Admit("isp"); ok {
+					r.Forgo("isp")
+				}
+			}
+		})
+		next := moved
+		if n%2 == 1 {
+			next = options
+		}
+		if err := r.Reconfigure(next); err != nil {
+			t.Fatal(err)
+		}
+		asking.Wait()
+		for i := range 2 {
+			if _, ok := r.Admit("stays"); !ok {
+				t.Fatalf("after the change %d of the routes the account has leave for %d of 2", n, i)
+			}
+		}
+		r.Forgo("stays")
+		r.Forgo("stays")
+	}
 }
 
 // max_size is as if the host had said so: known before the first connection, and a message that is larger fails for good.

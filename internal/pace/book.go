@@ -64,8 +64,6 @@ type Spec struct {
 // at least one host, share it, and the stricter of their limits. An account that was there goes on counting, and those that
 // are one now count together; one that is no longer there is remembered for as long as its count would be.
 func (b *Book) Configure(specs []Spec) []*Account {
-	b.saving.Lock() // so that no file has half of what is counted together
-	defer b.saving.Unlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before := slices.Concat(b.accounts, b.dormant)
@@ -146,15 +144,16 @@ func (b *Book) takeOver(before *[]*Account, name Name) (a *Account) {
 func (a *Account) absorb(o *Account) {
 	o.mu.Lock()
 	o.advance()
-	shares, spent := o.day.shares, o.bucket
+	shares, b, spent := o.day.shares, o.bucket, o.spent
 	o.into, o.day, o.reserved = a, day{}, 0
 	o.mu.Unlock()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.advance()
 	a.day.merge(shares)
-	a.bucket.merge(&spent)
-	a.covered = 0
+	a.bucket.merge(&b)
+	// What is being written may count less of o than began there.
+	a.spent, a.covered = a.spent+spent, 0
 }
 
 func lower(a, b int) int {

@@ -69,15 +69,15 @@ func (a *Account) snapshot(ahead bool) (s accountState, covered int) {
 func (b *Book) write(closed bool) error {
 	id, ago := b.boot()
 	st := state{Boot: id, Uptime: ago, Wall: time.Now().Round(0), Closed: closed, Accounts: []accountState{}}
-	b.mu.Lock()
+	b.mu.Lock() // no account becomes another's before all are seen
 	accounts := slices.Concat(b.accounts, b.dormant)
-	b.mu.Unlock()
 	covered := make([]int, len(accounts))
 	for i, a := range accounts {
 		var s accountState
 		s, covered[i] = a.snapshot(!closed)
 		st.Accounts = append(st.Accounts, s)
 	}
+	b.mu.Unlock()
 	until := b.clock() + coverFor
 	text, err := json.MarshalIndent(st, "", "\t")
 	if err == nil {
