@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -163,15 +164,20 @@ func TestPace_ReconfigureLosesNoLeave(t *testing.T) {
 		stays := o.Routes[0]
 		stays.Name, stays.DailyRecipients = "stays", 2
 		o.Routes = append(o.Routes, stays)
+		for i := range 100 { // so that the change takes a while
+			stays.Name, stays.Hosts = fmt.Sprint("other", i), []string{fmt.Sprintf("other%d:25", i)}
+			o.Routes = append(o.Routes, stays)
+		}
 		options = *o
 	}, "one:25")
 	moved := options
 	moved.Routes = slices.Clone(options.Routes)
 	moved.Routes[0].Hosts = []string{"two:25"}
-	for n := range 500 {
+	for n := range 100 {
 		var asking sync.WaitGroup
+		var changed atomic.Bool
 		asking.Go(func() {
-			for range 100 {
+			for !changed.Load() {
 				if _, ok := r.Admit("isp"); ok {
 					r.Forgo("isp")
 				}
@@ -181,10 +187,12 @@ func TestPace_ReconfigureLosesNoLeave(t *testing.T) {
 		if n%2 == 1 {
 			next = options
 		}
-		if err := r.Reconfigure(next); err != nil {
+		err := r.Reconfigure(next)
+		changed.Store(true)
+		asking.Wait()
+		if err != nil {
 			t.Fatal(err)
 		}
-		asking.Wait()
 		for i := range 2 {
 			if _, ok := r.Admit("stays"); !ok {
 				t.Fatalf("after the change %d of the routes the account has leave for %d of 2", n, i)
