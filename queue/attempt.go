@@ -166,6 +166,9 @@ func (q *Queue) deliver(r *record, indexes []int, route string, content *content
 func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.Attempt, route string, from *content) {
 	p, now := *q.policy.Load(), q.now()
 	v := settle(r, indexes, a, p, now)
+	for _, n := range v.deferred {
+		v.record.Recipients[n].Route = route
+	}
 	if from.panicked {
 		v.isolate(now)
 	}

@@ -47,6 +47,8 @@ type recipientState struct {
 	Attempts  int       `json:"attempts,omitempty"`
 	LastReply string    `json:"last_reply,omitempty"`
 	Next      time.Time `json:"next,omitzero"`
+	// Route is the one that its last attempt took, from which it waits now; "" where an earlier version has noted none.
+	Route string `json:"route,omitempty"`
 	// Waited is how long the pauses between its attempts were in sum; max_age is measured in it. No clock that is set,
 	// no outage of a smarthost and no time that the daemon was down counts.
 	Waited time.Duration `json:"waited,omitempty"`
