@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -126,7 +127,9 @@ func TestReroute_SeesEachRecipientsRoute(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tr := newFakeTransport()
-				tr.legs = toRoute("old")
+				var route atomic.Value
+				route.Store("old")
+				tr.legs = func(env envelope.Envelope) []envelope.Leg { return toRoute(route.Load().(string))(env) }
 				p := testPolicy
 				p.RetryMin, p.RetryMax = 20*time.Minute, 20*time.Minute // without a spread
 				r := openRig(t, t.TempDir(), tr, p)
@@ -143,8 +146,7 @@ func TestReroute_SeesEachRecipientsRoute(t *testing.T) {
 				})
 				id := r.send("first@example.com", "second@example.com")
 				time.Sleep(10 * time.Minute)
-				synctest.Wait()
-				tr.legs = toRoute("new")
+				route.Store("new")
 				tr.set(deferAll)
 				time.Sleep(10*time.Minute + time.Second)
 				if d, err := r.Show(id); err != nil || d.Recipients[0].Attempts != 2 || d.Recipients[1].Attempts != 1 {
