@@ -86,7 +86,7 @@ func TestPace_WhatExceedsWaitsAndIsSeen(t *testing.T) {
 			time.Until(d.NextAttempt).Round(time.Second) != time.Minute {
 			t.Errorf("%+v %v", d.Entry, err)
 		}
-		if b := r.Backlogs()["main"]; b != (Backlog{199, 199}) {
+		if b := r.Backlogs()["main"]; b != (Backlog{199, 199, 199}) {
 			t.Errorf("backlog %+v", b)
 		}
 		time.Sleep(199*time.Minute + time.Second)
@@ -208,7 +208,7 @@ func TestPace_ALargeMessageGoesInParts(t *testing.T) {
 		if delivered != 35 || tr.callCount() != 2 {
 			t.Errorf("%d delivered by %d attempts, want the 35 of the day by 2", delivered, tr.callCount())
 		}
-		if b := r.Backlogs()["main"]; b != (Backlog{1, 15}) {
+		if b := r.Backlogs()["main"]; b != (Backlog{1, 15, 1}) {
 			t.Errorf("backlog %+v", b)
 		}
 		time.Sleep(24*time.Hour + 2*time.Minute)

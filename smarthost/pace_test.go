@@ -130,8 +130,8 @@ func TestPace_RoutesOfOneAccountShareIt(t *testing.T) {
 		if a := r.Deliver(t.Context(), "second", mail(hello, manyTo(3)...)); len(a.Results) != 1 || a.Left != 2 {
 			t.Errorf("%d results, %d left", len(a.Results), a.Left)
 		}
-		st := r.StatusWith(map[string]Waiting{"isp": {3, 3}, "second": {2, 6}})
-		if st[0].Pace == nil || st[0].Pace.Messages != 3 || st[1].Pace.Recipients != 6 ||
+		st := r.StatusWith(map[string]Waiting{"isp": {3, 3, 2}, "second": {2, 6, 0}})
+		if st[0].Pace == nil || st[0].Pace.Messages != 3 || st[0].Pace.Paced != 2 || st[1].Pace.Recipients != 6 ||
 			st[0].Pace.EmptiesAt.IsZero() || !st[0].Pace.EmptiesAt.Equal(st[1].Pace.EmptiesAt) {
 			t.Errorf("%+v %+v", st[0].Pace, st[1].Pace)
 		}
