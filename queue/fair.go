@@ -13,7 +13,7 @@ import (
 type fairLine struct {
 	n     int
 	front flow // goes before the turns: what an attempt has given back
-	flows map[uint32]*flow
+	flows map[uint16]*flow
 	// Each of flows is in one of these, also one whose items were taken out, until its turn comes.
 	new    []*flow // favoured, and have not had their turn
 	old    []*flow // wait for their turn
@@ -24,7 +24,7 @@ type fairLine struct {
 type flow struct {
 	first, last *item
 	n           int32
-	source      uint32
+	source      uint16
 	of          *fairLine
 }
 
@@ -41,7 +41,7 @@ func (f *fairLine) join(it *item, begin *[]*flow) {
 	fl := f.flows[it.slot.Source]
 	if fl == nil {
 		if f.flows == nil {
-			f.flows = make(map[uint32]*flow)
+			f.flows = make(map[uint16]*flow)
 		}
 		fl = &flow{source: it.slot.Source, of: f}
 		f.flows[fl.source] = fl
@@ -145,9 +145,11 @@ func (fl *flow) remove(it *item) {
 }
 
 // sourceOf returns where mail comes from, as a hash: the client and the sender. What makes each sender of a mailing
-// another one, mostly a number or what follows a plus, does not count. It is stored: another hash makes one source two until
-// the mail of before is gone.
-func sourceOf(o envelope.Origin, reverse envelope.Path) uint32 {
+// another one, mostly a number or what follows a plus, does not count. A hash of 16 bits bounds what a million senders cost;
+// it is rare that two who matter have the same one, and then they share a line.
+//
+// It is stored: with another hash one source is two until the mail of before is gone.
+func sourceOf(o envelope.Origin, reverse envelope.Path) uint16 {
 	local, domain := string(reverse), ""
 	if at := strings.LastIndexByte(string(reverse), '@'); at >= 0 {
 		local, domain = string(reverse[:at]), reverse.Domain()
@@ -158,5 +160,6 @@ func sourceOf(o envelope.Origin, reverse envelope.Path) uint32 {
 	h := fnv.New32a()
 	h.Write(o.Addr.AsSlice())
 	h.Write([]byte(strings.ToLower(local) + "@" + domain))
-	return h.Sum32()
+	sum := h.Sum32()
+	return uint16(sum>>16 ^ sum)
 }

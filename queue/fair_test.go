@@ -112,7 +112,7 @@ func TestLane_NoSourceStarves(t *testing.T) {
 		var came int
 		at := map[ID]int{} // its place among those of its source in its line
 		in := map[ID]*item{}
-		waits := map[uint32]int{} // messages served since the source's turn
+		waits := map[uint16]int{} // messages served since the source's turn
 		leave := func(it *item) {
 			delete(in, it.slot.ID)
 			for _, other := range in {
@@ -122,7 +122,7 @@ func TestLane_NoSourceStarves(t *testing.T) {
 			}
 			delete(waits, it.slot.Source)
 		}
-		enter := func(source uint32, fresh bool) *item {
+		enter := func(source uint16, fresh bool) *item {
 			ids++
 			it := &item{slot: slot{ID: ids, Source: source}, fresh: fresh}
 			came++
@@ -132,7 +132,7 @@ func TestLane_NoSourceStarves(t *testing.T) {
 			}
 			return it
 		}
-		source := func(rt *rapid.T) uint32 { return rapid.Uint32Range(0, sources-1).Draw(rt, "source") }
+		source := func(rt *rapid.T) uint16 { return rapid.Uint16Range(0, sources-1).Draw(rt, "source") }
 		next := func(rt *rapid.T) *item {
 			if l.ready() == 0 {
 				rt.Skip("empty")
@@ -234,7 +234,7 @@ func TestLane_WhatMayBeToBlameGoesBehindAllOthers(t *testing.T) {
 
 func TestFairLine_TakesTurnsAndForgetsNothing(t *testing.T) {
 	var l lane
-	put := func(id ID, source uint32) *item {
+	put := func(id ID, source uint16) *item {
 		it := &item{slot: slot{ID: id, Routes: "main", Source: source}, fresh: true}
 		l.push(it, 0)
 		return it
@@ -268,7 +268,7 @@ func TestSourceOf(t *testing.T) {
 	if sourceOf(at("192.168.1.2"), "bounce+ann=x.example@LAN.example") != base || sourceOf(at("192.168.1.2"), "bounce2@lan.example") != base {
 		t.Error("the senders of one mailing are many sources")
 	}
-	for _, other := range []uint32{sourceOf(at("192.168.1.3"), "bounce+1@lan.example"), sourceOf(at("192.168.1.2"), "scan@lan.example"),
+	for _, other := range []uint16{sourceOf(at("192.168.1.3"), "bounce+1@lan.example"), sourceOf(at("192.168.1.2"), "scan@lan.example"),
 		sourceOf(envelope.Origin{}, "")} {
 		if other == base {
 			t.Error("two sources are one")

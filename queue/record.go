@@ -195,7 +195,7 @@ type slot struct {
 	Routes string
 	// Source is where it came from (see sourceOf), and Recipients how many of its recipients wait; 0 in a line of an earlier
 	// version.
-	Source     uint32
+	Source     uint16
 	Recipients int32
 }
 
@@ -223,11 +223,12 @@ const (
 	heldDue    = math.MaxInt64
 	slotKey    = 8 + 8
 	slotHeader = 8
-	// slotMark begins the part of a line behind the routes: the source in eight hexadecimal digits, and the recipients in as
+	// slotMark begins the part of a line behind the routes: the source in four hexadecimal digits, and the recipients in as
 	// many as they need. To an earlier version it is the name of one more route, the last, that nobody has: a hint that leads
 	// nowhere, and that it replaces when it looks at the message. So this needs no new format.
 	slotMark   = routeSeparator + "\x1e"
-	slotSource = 8
+	slotSource = 4
+	slotTail   = len(slotMark) + slotSource + 8
 )
 
 func (s slot) key() []byte {
@@ -238,7 +239,7 @@ func (s slot) key() []byte {
 }
 
 func (s slot) value() []byte {
-	v := make([]byte, slotHeader, slotHeader+len(s.Routes)+len(slotMark)+2*slotSource)
+	v := make([]byte, slotHeader, slotHeader+len(s.Routes)+slotTail)
 	binary.BigEndian.PutUint64(v, uint64(s.Size))
 	return sealValue(s.appendTail(append(v, s.Routes...)))
 }
@@ -247,7 +248,11 @@ func (s slot) appendTail(b []byte) []byte {
 	if s.Source == 0 && s.Recipients == 0 {
 		return b
 	}
-	return fmt.Appendf(b, "%s%0*x%x", slotMark, slotSource, s.Source, uint32(s.Recipients))
+	b = append(b, slotMark...)
+	for shift := 4 * (slotSource - 1); shift >= 0; shift -= 4 {
+		b = append(b, "0123456789abcdef"[s.Source>>shift&0xf])
+	}
+	return strconv.AppendUint(b, uint64(uint32(s.Recipients)), 16)
 }
 
 // cutTail returns a line's routes, and sets what stands behind them.
@@ -256,11 +261,12 @@ func (s *slot) cutTail(b []byte) (routes []byte) {
 	if at < 0 || len(b) < at+len(slotMark)+slotSource {
 		return b
 	}
-	digits := string(b[at+len(slotMark):])
-	source, err := strconv.ParseUint(digits[:slotSource], 16, 32)
-	recipients, rerr := strconv.ParseUint(digits[slotSource:], 16, 32)
-	tail := slot{Source: uint32(source), Recipients: int32(recipients)}
-	if err != nil || rerr != nil || string(tail.appendTail(nil)) != string(b[at:]) {
+	digits := b[at+len(slotMark):]
+	source, err := strconv.ParseUint(string(digits[:slotSource]), 16, 16)
+	recipients, rerr := strconv.ParseUint(string(digits[slotSource:]), 16, 32)
+	tail := slot{Source: uint16(source), Recipients: int32(recipients)}
+	var again [slotTail]byte
+	if err != nil || rerr != nil || !bytes.Equal(tail.appendTail(again[:0]), b[at:]) {
 		return b
 	}
 	s.Source, s.Recipients = tail.Source, tail.Recipients

@@ -92,7 +92,7 @@ func TestRecord_DamageIsNoticed(t *testing.T) {
 func TestSlot_RoundTrip(t *testing.T) {
 	for _, s := range []slot{
 		{ID: 1, Due: 2, Size: 3, Routes: "isp"},
-		{ID: 1, Due: 2, Size: 3, Routes: "isp" + routeSeparator + "other", Source: 0xfedcba98, Recipients: 1000},
+		{ID: 1, Due: 2, Size: 3, Routes: "isp" + routeSeparator + "other", Source: 0xfedc, Recipients: 1000},
 		{ID: 1, Due: 2, Size: 3, Source: 7},
 		{ID: math.MaxUint64, Due: heldDue, Size: math.MaxInt64, Recipients: math.MaxInt32},
 	} {
@@ -106,7 +106,7 @@ func TestSlot_RoundTrip(t *testing.T) {
 // An earlier version reads the same line: the routes stand first, and what it does not know is one that nobody has.
 func TestSlot_IsReadByAnEarlierVersion(t *testing.T) {
 	v, err := openValue(slot{ID: 1, Due: 2, Size: 3, Routes: "isp", Source: 0xab, Recipients: 20}.value())
-	if want := "\x00\x00\x00\x00\x00\x00\x00\x03isp\x1f\x1e000000ab14"; err != nil || string(v) != want {
+	if want := "\x00\x00\x00\x00\x00\x00\x00\x03isp\x1f\x1e00ab14"; err != nil || string(v) != want {
 		t.Errorf("%q, want %q", v, want)
 	}
 }
