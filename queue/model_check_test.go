@@ -101,6 +101,34 @@ func (w *world) check(rt *rapid.T) {
 	w.reportFaults(rt)
 }
 
+// checkRerouted holds letters that were rerouted just now against the routes: a recipient waits after an attempt on the one
+// that it takes, and after no other.
+func (w *world) checkRerouted(rt *rapid.T, letters []*letter) {
+	synctest.Wait()
+	if w.life.broken {
+		return
+	}
+	var d *disk
+	if err := w.life.q.committer.read(func(s *store) (err error) { d, err = readDisk(s); return err }); err != nil {
+		rt.Fatalf("the store cannot be read: %v", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range letters {
+		r := d.queued[l.id]
+		if r == nil || l.busy { // what is asked of a busy one is done later
+			continue
+		}
+		for _, leg := range w.life.Legs(r.Origin, r.Envelope) {
+			for _, i := range leg.Recipients {
+				if s := r.Recipients[i]; s.Status == StatusWaiting && s.Next.After(time.Now()) && s.Route != leg.Route {
+					w.fault("%s, %s: waits until %s after an attempt on %q, and takes %q", l.name, l.to[i].Path, s.Next, s.Route, leg.Route)
+				}
+			}
+		}
+	}
+}
+
 // checkLines holds the lines of the lanes against the items: each that is due stands in that of its source, once, and each
 // source that has one has its turn to come.
 func (w *world) checkLines(rt *rapid.T) {

@@ -159,6 +159,9 @@ func (w *world) operate(rt *rapid.T) {
 	if done, err := w.life.q.Apply(action, ids); err != nil || !slices.Equal(done, ids) {
 		rt.Fatalf("%s of %d letters: done to %d, %v", action, len(ids), len(done), err)
 	}
+	if action == ActionReroute {
+		w.checkRerouted(rt, letters)
+	}
 }
 
 // drawLetters draws up to three of letters.
@@ -178,6 +181,9 @@ func (w *world) operateAll(rt *rapid.T) {
 	w.act(action, live)
 	if n, err := w.life.q.ApplyAll(action); err != nil || n != len(live) {
 		rt.Fatalf("%s of all %d letters: %d, %v", action, len(live), n, err)
+	}
+	if action == ActionReroute {
+		w.checkRerouted(rt, live)
 	}
 }
 
