@@ -182,6 +182,9 @@ func (q *Queue) deliver(r *record, indexes []int, route string, content *content
 func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.Attempt, l *lane, from *content) {
 	p, now := *q.policy.Load(), q.now()
 	v := settle(r, indexes, a, p, now)
+	for _, n := range v.deferred {
+		v.record.Recipients[n].Route = l.name
+	}
 	if from.panicked {
 		v.isolate(now)
 	}
@@ -200,7 +203,6 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		changes = append(changes, rep.change())
 	}
 	it.handedOn = true
-	rest := int32(len(v.record.unsettled()))
 	q.makeRoom(it, l, q.unrecorded.Add(1))
 	q.committer.submit(&request{changes: changes, keep: true, done: func(err error) {
 		q.unrecorded.Add(-1)
@@ -219,7 +221,6 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		q.scheduler.post(func() {
 			q.scheduler.opened(l.name)
 			q.scheduler.dropCache(it)
-			it.rcpts = rest
 			switch {
 			case !waits:
 				q.scheduler.finishGone(it)
@@ -240,13 +241,7 @@ func (q *Queue) removeSpooled(id ID) {
 
 // slotOf returns the line of the due index for r, with the routes that its recipients take.
 func (q *Queue) slotOf(r *record) slot {
-	at, _ := r.next()
-	sl := slot{ID: r.ID, Due: at.UnixNano(), Size: r.Size}
-	if r.Held {
-		sl.Due = heldDue
-	}
-	sl.Routes = joinRoutes(q.transport().Legs(r.Origin, r.pick(r.unsettled())))
-	return sl
+	return r.slot(joinRoutes(q.transport().Legs(r.Origin, r.pick(r.unsettled()))))
 }
 
 // unreadable sets a message aside whose record or content cannot be read, and tells its sender where the record r says

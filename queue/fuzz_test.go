@@ -79,6 +79,10 @@ func use(t *testing.T, r *record) {
 func FuzzDecodeSlot(f *testing.F) {
 	s := slot{ID: 7, Due: 1, Size: 2, Routes: "a" + routeSeparator + "b"}
 	f.Add(s.key(), s.value(), false)
+	s.Source, s.Recipients = 0xab, 300
+	f.Add(s.key(), s.value(), false)
+	f.Add(make([]byte, slotKey), []byte("12345678isp"+slotMark+"000000"), true)
+	f.Add(make([]byte, slotKey), []byte("12345678"+slotMark+"00AB1"), true)
 	f.Add([]byte("short"), []byte(""), true)
 	f.Add(make([]byte, slotKey), []byte("1234567"), true)
 	f.Fuzz(func(t *testing.T, key, value []byte, seal bool) {

@@ -20,11 +20,8 @@ const (
 
 // item is what the scheduler keeps in memory of a queued message.
 type item struct {
-	slot slot          // its line in the due index
-	due  time.Duration // on the scheduler's own clock, which nobody can set
-	// source is where it came from, for fresh mail, and rcpts how many of its recipients wait; 0 where that is not known.
-	source  uint32
-	rcpts   int32
+	slot    slot          // its line in the due index
+	due     time.Duration // on the scheduler's own clock, which nobody can set
 	heapPos int32
 	state   itemState
 	fresh   bool // not tried yet, and not delayed by an outage
@@ -32,7 +29,7 @@ type item struct {
 	// handedOn is set when the attempt has given the item over to what ends it. It belongs to the attempt.
 	handedOn bool
 	lane     *lane
-	line     *line // the line it stands in while ready
+	flow     *flow // the line it stands in while ready
 	prev     *item
 	next     *item
 	cached   *cached
@@ -101,55 +98,12 @@ func (h *dueHeap) Pop() any {
 
 func (h *dueHeap) remove(it *item) { heap.Remove(h, int(it.heapPos)) }
 
-// line is a first-in, first-out list of items, from which any can be taken in constant time.
-type line struct {
-	first, last *item
-	n           int
-}
-
-func (l *line) pushBack(it *item) {
-	it.line, it.prev, it.next = l, l.last, nil
-	if l.last == nil {
-		l.first = it
-	} else {
-		l.last.next = it
-	}
-	l.last = it
-	l.n++
-}
-
-func (l *line) pushFront(it *item) {
-	it.line, it.prev, it.next = l, nil, l.first
-	if l.first == nil {
-		l.last = it
-	} else {
-		l.first.prev = it
-	}
-	l.first = it
-	l.n++
-}
-
-func (l *line) remove(it *item) {
-	if it.prev == nil {
-		l.first = it.next
-	} else {
-		it.prev.next = it.next
-	}
-	if it.next == nil {
-		l.last = it.prev
-	} else {
-		it.next.prev = it.prev
-	}
-	it.line, it.prev, it.next = nil, nil, nil
-	l.n--
-}
-
 // lane is the line before one route. Fresh mail and the backlog stand in two lines that take turns, so that neither
-// waits for all of the other.
+// waits for all of the other; nor does within them one source wait for all of another.
 type lane struct {
 	name     string
 	fresh    fairLine
-	backlog  line
+	backlog  fairLine
 	turn     bool // the backlog is next
 	several  int  // items in the lines that could take another route as well
 	inFlight int
@@ -191,14 +145,15 @@ func (l *lane) push(it *item, now time.Duration) {
 	if it.fresh {
 		l.fresh.push(it)
 	} else {
-		l.backlog.pushBack(it)
+		l.backlog.pushBehind(it)
 	}
 }
 
 // pushFirst puts an item at the head of the backlog.
 func (l *lane) pushFirst(it *item) {
+	it.fresh = false
 	l.enter(it)
-	l.backlog.pushFront(it)
+	l.backlog.pushFirst(it)
 }
 
 func (l *lane) enter(it *item) {
@@ -210,10 +165,7 @@ func (l *lane) enter(it *item) {
 
 // remove takes an item out of the line that it stands in.
 func (l *lane) remove(it *item) {
-	if it.line != &l.backlog {
-		l.fresh.n--
-	}
-	it.line.remove(it)
+	it.flow.of.remove(it)
 	l.left(it)
 }
 
@@ -226,42 +178,36 @@ func (l *lane) left(it *item) {
 
 // pop takes the next item; there is one.
 func (l *lane) pop() *item {
-	backlog := l.fresh.n == 0 || l.turn && l.backlog.n > 0
-	l.turn = !l.turn
-	if backlog {
-		it := l.backlog.first
-		l.remove(it)
-		return it
+	from := &l.fresh
+	if l.fresh.n == 0 || l.turn && l.backlog.n > 0 {
+		from = &l.backlog
 	}
-	it := l.fresh.pop()
+	l.turn = !l.turn
+	it := from.pop()
 	l.left(it)
 	return it
 }
 
 // appendSeveral appends the items in the lines that could take another route as well.
 func (l *lane) appendSeveral(items []*item) []*item {
-	for _, it := range l.fresh.all() {
-		if it.slot.several() {
-			items = append(items, it)
-		}
-	}
-	for it := l.backlog.first; it != nil; it = it.next {
-		if it.slot.several() {
-			items = append(items, it)
+	for _, line := range []*fairLine{&l.fresh, &l.backlog} {
+		for it := range line.all {
+			if it.slot.several() {
+				items = append(items, it)
+			}
 		}
 	}
 	return items
 }
 
 // close keeps the lane shut until gate. What stood in the fresh line becomes backlog, so that mail that arrives
-// after the outage does not wait behind all that arrived in it. It keeps the turns of its sources: a provider that asks for
-// less for a moment does not put a scan behind a mailing.
+// after the outage does not wait behind all that arrived in it. It keeps the turns of its sources.
 func (l *lane) close(gate time.Duration, why *envelope.Failure) {
 	l.gate, l.probing, l.reason = gate, true, why
 	for l.fresh.n > 0 {
 		it := l.fresh.pop()
 		it.fresh = false
-		l.backlog.pushBack(it)
+		l.backlog.pushBehind(it)
 	}
 	l.fresh = fairLine{}
 }

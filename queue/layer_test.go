@@ -142,6 +142,7 @@ func (m *storeModel) step(rt *rapid.T) *change {
 	r.Attempts++
 	c := &change{id: id, put: r, oldSlot: old.newSlot, hasOld: true, newSlot: old.newSlot, hasNew: true}
 	c.newSlot.Due += rapid.Int64Range(0, 3).Draw(rt, "pause")
+	c.newSlot.Recipients = rapid.Int32Range(0, 3).Draw(rt, "recipients")
 	if err := c.encode(); err != nil {
 		rt.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing/synctest"
 	"time"
@@ -96,7 +97,75 @@ func (w *world) check(rt *rapid.T) {
 	w.mu.Unlock()
 	w.reportFaults(rt)
 	w.checkCounts(rt)
+	lf.q.scheduler.do(func() { w.checkLines(rt) })
 	w.reportFaults(rt)
+}
+
+// checkRerouted holds letters that were rerouted just now against the routes: a recipient waits after an attempt on the one
+// that it takes, and after no other.
+func (w *world) checkRerouted(rt *rapid.T, letters []*letter) {
+	synctest.Wait()
+	if w.life.broken {
+		return
+	}
+	var d *disk
+	if err := w.life.q.committer.read(func(s *store) (err error) { d, err = readDisk(s); return err }); err != nil {
+		rt.Fatalf("the store cannot be read: %v", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, l := range letters {
+		r := d.queued[l.id]
+		if r == nil || l.busy { // what is asked of a busy one is done later
+			continue
+		}
+		for _, leg := range w.life.Legs(r.Origin, r.Envelope) {
+			for _, i := range leg.Recipients {
+				if s := r.Recipients[i]; s.Status == StatusWaiting && s.Next.After(time.Now()) && s.Route != leg.Route {
+					w.fault("%s, %s: waits until %s after an attempt on %q, and takes %q", l.name, l.to[i].Path, s.Next, s.Route, leg.Route)
+				}
+			}
+		}
+	}
+}
+
+// checkLines holds the lines of the lanes against the items: each that is due stands in that of its source, once, and each
+// source that has one has its turn to come.
+func (w *world) checkLines(rt *rapid.T) {
+	s, standing := w.life.q.scheduler, 0
+	for _, l := range s.lanes {
+		for _, line := range []*fairLine{&l.fresh, &l.backlog} {
+			n, turns := 0, map[*flow]bool{&line.front: true}
+			for _, fl := range slices.Concat(line.new, line.old) {
+				if turns[fl] || line.flows[fl.source] != fl {
+					w.faultf("%s: source %x has no line of its own, or two turns", l.name, fl.source)
+				}
+				turns[fl] = true
+			}
+			for it := range line.all {
+				n++
+				of := w.nameOf(it.slot.ID.String())
+				if it.state != itemReady || it.lane != l || s.items[it.slot.ID] != it || it.fresh != (line == &l.fresh) {
+					w.faultf("%s: %s stands where it does not belong", l.name, of)
+				}
+				if !turns[it.flow] || it.flow != &line.front && it.flow.source != it.slot.Source {
+					w.faultf("%s: %s of source %x stands with source %x", l.name, of, it.slot.Source, it.flow.source)
+				}
+			}
+			if n != line.n || len(turns) != len(line.flows)+1 {
+				w.faultf("%s: %d stand in a line of %d, %d turns for %d sources", l.name, n, line.n, len(turns)-1, len(line.flows))
+			}
+			standing += n
+		}
+	}
+	for _, it := range s.items {
+		if it.state == itemReady {
+			standing--
+		}
+	}
+	if standing != 0 {
+		w.faultf("%d more stand in the lines than are due", standing)
+	}
 }
 
 func (w *world) reportFaults(rt *rapid.T) {
@@ -173,6 +242,9 @@ func (w *world) checkLetter(l *letter, d *disk) {
 	if l.report && r != nil {
 		l.at = r.ReceivedAt // to the nanosecond
 	}
+	if lines, source := d.due[l.id], sourceOf(l.origin, l.env.ReversePath); r != nil && (len(lines) != 1 || lines[0].Source != source) {
+		w.fault("%s is of source %x; the index has %+v", l.name, source, lines)
+	}
 	switch {
 	case l.gone():
 		if queued != nil || gone == nil || !gone.Gone || l.deleted && l.waits() && !wasDeleted(gone) {
@@ -231,8 +303,9 @@ func (w *world) checkStore(d *disk, dir string, arrives func(id string) bool) {
 		} else if !r.Held {
 			due = at.UnixNano()
 		}
-		if lines := d.due[id]; len(lines) != 1 || lines[0].Due != due || lines[0].Size != r.Size {
-			w.fault("%s is due at %d and has %d octets; the index has %+v", w.nameOf(id), due, r.Size, lines)
+		// Source and recipients are all that a start knows of it.
+		if lines := d.due[id]; len(lines) != 1 || lines[0].Due != due || lines[0] != r.slot(lines[0].Routes) {
+			w.fault("%s is due at %d, and should have %+v in the index; there is %+v", w.nameOf(id), due, r.slot("..."), lines)
 		}
 		body, inline := d.bodies[id]
 		if r.Spooled {

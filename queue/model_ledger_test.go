@@ -69,6 +69,7 @@ type letter struct {
 	name   string
 	id     string
 	env    envelope.Envelope
+	origin envelope.Origin
 	body   []byte
 	at     time.Time // when it was received
 	to     []*addressee
@@ -208,7 +209,7 @@ func (l *letter) addressee(p envelope.Path) *addressee {
 // beginLetter opens l's writer and reports whether there is one. A full queue refuses, and only that.
 func (w *world) beginLetter(rt *rapid.T, l *letter) bool {
 	full := w.policy.MaxMessages > 0 && len(w.live())+w.arrivingNow() >= w.policy.MaxMessages
-	writer, err := w.life.q.Begin(l.env, envelope.Origin{Helo: "lan.example", Protocol: "ESMTP"})
+	writer, err := w.life.q.Begin(l.env, l.origin)
 	if err != nil {
 		var reply envelope.Reply
 		if !full || !errors.As(err, &reply) || reply.Code != 452 {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -158,6 +159,9 @@ func (w *world) operate(rt *rapid.T) {
 	if done, err := w.life.q.Apply(action, ids); err != nil || !slices.Equal(done, ids) {
 		rt.Fatalf("%s of %d letters: done to %d, %v", action, len(ids), len(done), err)
 	}
+	if action == ActionReroute {
+		w.checkRerouted(rt, letters)
+	}
 }
 
 // drawLetters draws up to three of letters.
@@ -177,6 +181,9 @@ func (w *world) operateAll(rt *rapid.T) {
 	w.act(action, live)
 	if n, err := w.life.q.ApplyAll(action); err != nil || n != len(live) {
 		rt.Fatalf("%s of all %d letters: %d, %v", action, len(live), n, err)
+	}
+	if action == ActionReroute {
+		w.checkRerouted(rt, live)
 	}
 }
 
@@ -297,7 +304,9 @@ func (w *world) newLetter(rt *rapid.T) *letter {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.letters++
-	l := &letter{name: fmt.Sprintf("m%d", w.letters), state: arriving, life: w.life}
+	client := netip.AddrFrom4([4]byte{192, 168, 1, rapid.SampledFrom([]byte{2, 2, 3}).Draw(rt, "client")})
+	l := &letter{name: fmt.Sprintf("m%d", w.letters), state: arriving, life: w.life,
+		origin: envelope.Origin{Addr: client, Helo: "lan.example", Protocol: "ESMTP"}}
 	if rapid.IntRange(0, 4).Draw(rt, "null sender") < 4 {
 		l.env.ReversePath = envelope.Path(l.name + ".sender@lan.example")
 		w.scripts[l.env.ReversePath] = drawScript(rt, "the sender's mailbox")

@@ -248,12 +248,15 @@ func dueNow(r *record, now time.Time) {
 	}
 }
 
-// dueNow ends the pause of recipient i, if it is in one.
-func (r *record) dueNow(i int, now time.Time) {
-	if s := &r.Recipients[i]; s.Status == StatusWaiting && s.Next.After(now) {
-		s.Waited -= min(s.Waited, s.Next.Sub(now))
-		s.Next = now
+// dueNow ends the pause of recipient i, and reports whether it is in one.
+func (r *record) dueNow(i int, now time.Time) bool {
+	s := &r.Recipients[i]
+	if s.Status != StatusWaiting || !s.Next.After(now) {
+		return false
 	}
+	s.Waited -= min(s.Waited, s.Next.Sub(now))
+	s.Next = now
+	return true
 }
 
 // List returns at most limit messages (all for limit <= 0) in the order of their ids, from the first above after on.

@@ -98,14 +98,21 @@ func (q *Queue) logPaced(l *lane, until time.Time) {
 		slog.Int("messages", l.ready()), slog.Time("next_slot", until))
 }
 
-// Backlog is what waits for a route.
-type Backlog struct{ Messages, Recipients int }
+// Backlog is what waits for a route. Paced are those of Messages that wait for nothing but its pace; each stands before one
+// route.
+type Backlog struct{ Messages, Recipients, Paced int }
 
 // Backlogs returns what waits, by route, without what is held. A message that may take several routes counts for each.
-// Recipients of messages of an earlier run are known some time after the start; until then each counts as one.
+// Of a message that an earlier version has stored the recipients are known some time after the start; until then it counts
+// as one.
 func (q *Queue) Backlogs() map[string]Backlog {
 	out := make(map[string]Backlog)
 	q.scheduler.do(func() {
+		for name, l := range q.scheduler.lanes {
+			if now := q.scheduler.clock(); !l.gated(now) && l.paced > now && l.ready() > 0 {
+				out[name] = Backlog{Paced: l.ready()}
+			}
+		}
 		for _, it := range q.scheduler.items {
 			if it.state == itemHeld {
 				continue
@@ -123,7 +130,7 @@ func (q *Queue) Backlogs() map[string]Backlog {
 }
 
 func (b Backlog) with(it *item) Backlog {
-	return Backlog{b.Messages + 1, b.Recipients + max(1, int(it.rcpts))}
+	return Backlog{b.Messages + 1, b.Recipients + max(1, int(it.slot.Recipients)), b.Paced}
 }
 
 // notInTurn returns those of ids that wait for something else than their turn.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,7 +86,7 @@ func TestPace_WhatExceedsWaitsAndIsSeen(t *testing.T) {
 			time.Until(d.NextAttempt).Round(time.Second) != time.Minute {
 			t.Errorf("%+v %v", d.Entry, err)
 		}
-		if b := r.Backlogs()["main"]; b != (Backlog{199, 199}) {
+		if b := r.Backlogs()["main"]; b != (Backlog{199, 199, 199}) {
 			t.Errorf("backlog %+v", b)
 		}
 		time.Sleep(199*time.Minute + time.Second)
@@ -209,7 +208,7 @@ func TestPace_ALargeMessageGoesInParts(t *testing.T) {
 		if delivered != 35 || tr.callCount() != 2 {
 			t.Errorf("%d delivered by %d attempts, want the 35 of the day by 2", delivered, tr.callCount())
 		}
-		if b := r.Backlogs()["main"]; b != (Backlog{1, 15}) {
+		if b := r.Backlogs()["main"]; b != (Backlog{1, 15, 1}) {
 			t.Errorf("backlog %+v", b)
 		}
 		time.Sleep(24*time.Hour + 2*time.Minute)
@@ -432,50 +431,6 @@ func TestPace_AProbeMovesNoMessageToAndFro(t *testing.T) {
 	})
 }
 
-func TestFairLine_TakesTurnsAndForgetsNothing(t *testing.T) {
-	var l lane
-	put := func(id ID, source uint32) *item {
-		it := &item{slot: slot{ID: id, Routes: "main"}, source: source, fresh: true}
-		l.push(it, 0)
-		return it
-	}
-	for id := range ID(5) {
-		put(id, 1)
-	}
-	if l.pop().slot.ID != 0 { // and so the first source is no new one
-		t.Fatal("not in order")
-	}
-	put(10, 2)
-	gone := put(20, 3)
-	put(30, 4)
-	l.remove(gone)
-	var got []ID
-	for l.ready() > 0 {
-		got = append(got, l.pop().slot.ID)
-	}
-	// 20 was taken out; after two new ones, of which 0 was the first, an old one has its turn.
-	if want := []ID{10, 1, 30, 2, 3, 4}; !slices.Equal(got, want) {
-		t.Errorf("served %v, want %v", got, want)
-	}
-	if len(l.fresh.flows) != 0 || l.fresh.n != 0 {
-		t.Errorf("left over: %+v", l.fresh)
-	}
-}
-
-func TestSourceOf(t *testing.T) {
-	at := func(client string) envelope.Origin { return envelope.Origin{Addr: netip.MustParseAddr(client)} }
-	base := sourceOf(at("192.168.1.2"), "bounce+1@lan.example")
-	if sourceOf(at("192.168.1.2"), "bounce+ann=x.example@LAN.example") != base || sourceOf(at("192.168.1.2"), "bounce2@lan.example") != base {
-		t.Error("the senders of one mailing are many sources")
-	}
-	for _, other := range []uint32{sourceOf(at("192.168.1.3"), "bounce+1@lan.example"), sourceOf(at("192.168.1.2"), "scan@lan.example"),
-		sourceOf(envelope.Origin{}, "")} {
-		if other == base {
-			t.Error("two sources are one")
-		}
-	}
-}
-
 // BenchmarkDispatch is what the scheduler spends on a message, with leave asked for each: lines in, turn, lines out.
 func BenchmarkDispatch(b *testing.B) {
 	for _, sources := range []int{1, 1000} {
@@ -490,7 +445,7 @@ func BenchmarkDispatch(b *testing.B) {
 			l := s.lane("main")
 			items := make([]*item, 10_000)
 			for i := range items {
-				items[i] = &item{slot: slot{ID: ID(i), Routes: "main"}, source: uint32(i % sources), fresh: true}
+				items[i] = &item{slot: slot{ID: ID(i), Routes: "main", Source: uint16(i % sources)}, fresh: true}
 				l.push(items[i], 0)
 			}
 			for b.Loop() {

@@ -258,8 +258,9 @@ func (q *Queue) restoreSlots(records []*record) {
 			if r.ID <= q.restored && it == nil {
 				missing = append(missing, r)
 			}
-			if it != nil && it.rcpts == 0 {
-				it.rcpts = int32(len(r.unsettled()))
+			if it != nil && it.slot.Recipients == 0 && it.state != itemBusy {
+				sl := r.slot(it.slot.Routes)
+				it.slot.Source, it.slot.Recipients = sl.Source, sl.Recipients
 			}
 		}
 	})
@@ -274,7 +275,7 @@ func (q *Queue) restoreSlots(records []*record) {
 			return
 		}
 		q.log.Error("a message was missing in the due index; it is back", "queue_id", r.ID.String())
-		q.scheduler.add(sl, nil, r)
+		q.scheduler.add(sl, nil)
 	}
 }
 

@@ -1,12 +1,14 @@
 package queue
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 	"unique"
@@ -45,6 +47,8 @@ type recipientState struct {
 	Attempts  int       `json:"attempts,omitempty"`
 	LastReply string    `json:"last_reply,omitempty"`
 	Next      time.Time `json:"next,omitzero"`
+	// Route is the one that its last attempt took, from which it waits now; "" where an earlier version has noted none.
+	Route string `json:"route,omitempty"`
 	// Waited is how long the pauses between its attempts were in sum; max_age is measured in it. No clock that is set,
 	// no outage of a smarthost and no time that the daemon was down counts.
 	Waited time.Duration `json:"waited,omitempty"`
@@ -189,6 +193,21 @@ type slot struct {
 	// Routes are the routes that its waiting recipients take, joined by routeSeparator, as a hint: the routes are decided
 	// anew at each attempt.
 	Routes string
+	// Source is where it came from (see sourceOf), and Recipients how many of its recipients wait; 0 in a line of an earlier
+	// version.
+	Source     uint16
+	Recipients int32
+}
+
+// slot returns the line of the due index of a message that takes routes.
+func (r *record) slot(routes string) slot {
+	at, _ := r.next()
+	sl := slot{ID: r.ID, Due: at.UnixNano(), Size: r.Size, Routes: routes,
+		Source: sourceOf(r.Origin, r.Envelope.ReversePath), Recipients: int32(len(r.unsettled()))}
+	if r.Held {
+		sl.Due = heldDue
+	}
+	return sl
 }
 
 // routeSeparator cannot be in a route's name, which is a TOML string without control characters.
@@ -204,6 +223,12 @@ const (
 	heldDue    = math.MaxInt64
 	slotKey    = 8 + 8
 	slotHeader = 8
+	// slotMark begins the part of a line behind the routes: the source in four hexadecimal digits, and the recipients in as
+	// many as they need. To an earlier version it is the name of one more route, the last, that nobody has: a hint that leads
+	// nowhere, and that it replaces when it looks at the message. So this needs no new format.
+	slotMark   = routeSeparator + "\x1e"
+	slotSource = 4
+	slotTail   = len(slotMark) + slotSource + 8
 )
 
 func (s slot) key() []byte {
@@ -214,9 +239,38 @@ func (s slot) key() []byte {
 }
 
 func (s slot) value() []byte {
-	v := make([]byte, slotHeader, slotHeader+len(s.Routes))
+	v := make([]byte, slotHeader, slotHeader+len(s.Routes)+slotTail)
 	binary.BigEndian.PutUint64(v, uint64(s.Size))
-	return sealValue(append(v, s.Routes...))
+	return sealValue(s.appendTail(append(v, s.Routes...)))
+}
+
+func (s slot) appendTail(b []byte) []byte {
+	if s.Source == 0 && s.Recipients == 0 {
+		return b
+	}
+	b = append(b, slotMark...)
+	for shift := 4 * (slotSource - 1); shift >= 0; shift -= 4 {
+		b = append(b, "0123456789abcdef"[s.Source>>shift&0xf])
+	}
+	return strconv.AppendUint(b, uint64(uint32(s.Recipients)), 16)
+}
+
+// cutTail returns a line's routes, and sets what stands behind them.
+func (s *slot) cutTail(b []byte) (routes []byte) {
+	at := bytes.LastIndex(b, []byte(slotMark))
+	if at < 0 || len(b) < at+len(slotMark)+slotSource {
+		return b
+	}
+	digits := b[at+len(slotMark):]
+	source, err := strconv.ParseUint(string(digits[:slotSource]), 16, 16)
+	recipients, rerr := strconv.ParseUint(string(digits[slotSource:]), 16, 32)
+	tail := slot{Source: uint16(source), Recipients: int32(recipients)}
+	var again [slotTail]byte
+	if err != nil || rerr != nil || !bytes.Equal(tail.appendTail(again[:0]), b[at:]) {
+		return b
+	}
+	s.Source, s.Recipients = tail.Source, tail.Recipients
+	return b[:at]
 }
 
 func decodeSlot(k, v []byte) (slot, error) {
@@ -224,13 +278,14 @@ func decodeSlot(k, v []byte) (slot, error) {
 	if err != nil || len(k) != slotKey || len(v) < slotHeader {
 		return slot{}, errDamaged
 	}
-	return slot{
+	s := slot{
 		Due:  int64(binary.BigEndian.Uint64(k)),
 		ID:   ID(binary.BigEndian.Uint64(k[8:])),
 		Size: int64(binary.BigEndian.Uint64(v)),
-		// A million messages take the same few routes.
-		Routes: unique.Make(string(v[slotHeader:])).Value(),
-	}, nil
+	}
+	// A million messages take the same few routes.
+	s.Routes = unique.Make(string(s.cutTail(v[slotHeader:]))).Value()
+	return s, nil
 }
 
 func idKey(id ID) []byte {

@@ -368,16 +368,6 @@ func (s *salvage) verifyOne(id ID) *change {
 	return &change{id: id, newSlot: r.slot(s.routes[id]), hasNew: true}
 }
 
-// slot returns the line of the due index of a message that takes routes.
-func (r *record) slot(routes string) slot {
-	at, _ := r.next()
-	sl := slot{ID: r.ID, Due: at.UnixNano(), Size: r.Size, Routes: routes}
-	if r.Held {
-		sl.Due = heldDue
-	}
-	return sl
-}
-
 // orphans returns the files of the spool that no message of the new queue names.
 func (s *salvage) orphans() (orphans []ID, err error) {
 	entries, err := os.ReadDir(s.spool.dir)

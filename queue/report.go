@@ -171,6 +171,6 @@ func (q *Queue) takeOver(about ID, reports []*report) {
 	for _, rep := range reports {
 		q.log.LogAttrs(context.Background(), slog.LevelInfo, "reported", slog.String("queue_id", about.String()),
 			slog.String("report_id", rep.record.ID.String()), slog.String("to", rep.record.Envelope.Recipients[0].Path.String()))
-		q.scheduler.add(rep.slot, q.cache.keep(rep.record, rep.body), rep.record)
+		q.scheduler.add(rep.slot, q.cache.keep(rep.record, rep.body))
 	}
 }

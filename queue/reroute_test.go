@@ -2,7 +2,9 @@ package queue
 
 import (
 	"context"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -115,6 +117,85 @@ func TestReroute_KnowsTheRoutesOfWhatStandsInLine(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Of two recipients that wait on a route that takes neither any more, one comes to be tried on the new one by itself. The
+// other's wait ends all the same, once, and that of the first does not.
+func TestReroute_SeesEachRecipientsRoute(t *testing.T) {
+	for name, keep := range map[string]bool{"": true, "after a restart": true, "as an earlier version has left it": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr := newFakeTransport()
+				var route atomic.Value
+				route.Store("old")
+				tr.legs = func(env envelope.Envelope) []envelope.Leg { return toRoute(route.Load().(string))(env) }
+				p := testPolicy
+				p.RetryMin, p.RetryMax = 20*time.Minute, 20*time.Minute // without a spread
+				r := openRig(t, t.TempDir(), tr, p)
+				r.Start()
+				tr.set(func(_ context.Context, route string, m envelope.Message) envelope.Attempt {
+					left := len(m.Envelope.Recipients) - 1
+					m.Envelope.Recipients = m.Envelope.Recipients[:1]
+					if left == 0 {
+						time.Sleep(5 * time.Minute)
+					}
+					a := refused(route, m, 450, false)
+					a.Left = left
+					return a
+				})
+				id := r.send("first@example.com", "second@example.com")
+				time.Sleep(10 * time.Minute)
+				route.Store("new")
+				tr.set(deferAll)
+				time.Sleep(10*time.Minute + time.Second)
+				if d, err := r.Show(id); err != nil || d.Recipients[0].Attempts != 2 || d.Recipients[1].Attempts != 1 {
+					t.Fatalf("%+v %v", d.Recipients, err)
+				}
+				if name != "" {
+					r.stop()
+					r = openRig(t, r.dir, tr, p)
+					r.Start()
+				}
+				t.Cleanup(r.stop)
+				if !keep {
+					r.forgetRoutes(id)
+				}
+				tr.set(tr.accept)
+				for range 2 {
+					if _, err := r.Apply(ActionReroute, []string{id}); err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+				}
+				if n := tr.deliveredTo("second@example.com"); n == 1 != keep {
+					t.Errorf("the second was delivered to %d times", n)
+				}
+				if n := tr.deliveredTo("first@example.com"); n != 0 {
+					t.Error("the first, which had been tried on the new route, did not wait")
+				}
+				d, err := r.Show(id)
+				if n := len(slices.DeleteFunc(d.Events, func(e Event) bool { return e.What != "rerouted" })); err != nil || n == 1 != keep {
+					t.Errorf("rerouted %d times, %v", n, err)
+				}
+			})
+		})
+	}
+}
+
+// forgetRoutes stores the message as an earlier version has it, which notes no routes with recipients.
+func (r *rig) forgetRoutes(id string) {
+	n, _ := ParseID(id)
+	rec, err := r.committer.store.record(n)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for i := range rec.Recipients {
+		rec.Recipients[i].Route = ""
+	}
+	sl := r.slotOf(rec)
+	if err := r.committer.commit(true, &change{id: n, put: rec, oldSlot: sl, hasOld: true, newSlot: sl, hasNew: true}); err != nil {
+		r.t.Fatal(err)
 	}
 }
 

@@ -218,11 +218,10 @@ func (s *scheduler) rebalance(now time.Duration) {
 }
 
 // add makes a message known that the store holds.
-func (s *scheduler) add(sl slot, c *cached, r *record) {
+func (s *scheduler) add(sl slot, c *cached) {
 	s.total.Add(1)
 	s.bytes.Add(sl.Size)
-	source, rcpts := sourceOf(r.Origin, r.Envelope.ReversePath), int32(len(r.unsettled()))
-	s.post(func() { s.insert(&item{slot: sl, cached: c, fresh: true, source: source, rcpts: rcpts}) })
+	s.post(func() { s.insert(&item{slot: sl, cached: c, fresh: true}) })
 }
 
 // insert files a new item. It runs on the scheduler's goroutine, or before that has started.

@@ -48,7 +48,7 @@ func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Tim
 		res := resultOf(a, i)
 		state := &v.record.Recipients[n]
 		state.Attempts++
-		state.Next = time.Time{}
+		state.Next, state.Route = time.Time{}, ""
 		switch {
 		case res.Failure == nil:
 			state.Status, state.LastReply = StatusDelivered, res.Reply.String()

@@ -250,7 +250,7 @@ func (q *Queue) admitNew(r *record, body []byte) error {
 		slog.String("helo", r.Origin.Helo), slog.String("protocol", r.Origin.Protocol),
 		slog.String("from", r.Envelope.ReversePath.String()), slog.Int("recipients", len(r.Recipients)),
 		slog.Int64("size", r.Size))
-	q.scheduler.add(sl, q.cache.keep(r, body), r)
+	q.scheduler.add(sl, q.cache.keep(r, body))
 	q.pending.Add(-1)
 	return nil
 }

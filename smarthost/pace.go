@@ -23,6 +23,8 @@ func accountsOf(routes []Route) []pace.Spec {
 // Admit gives leave for one Deliver on the named route, now: that uses it up, and Forgo gives it back. Otherwise the pace
 // allows none before at.
 func (r *Router) Admit(name string) (at time.Time, ok bool) {
+	r.swap.RLock()
+	defer r.swap.RUnlock()
 	rt := r.table.Load().byName[name]
 	if rt == nil {
 		return time.Time{}, true
@@ -32,6 +34,8 @@ func (r *Router) Admit(name string) (at time.Time, ok bool) {
 
 // Forgo gives back the leave of an Admit that no Deliver followed.
 func (r *Router) Forgo(name string) {
+	r.swap.RLock()
+	defer r.swap.RUnlock()
 	if rt := r.table.Load().byName[name]; rt != nil {
 		rt.account.Forgo()
 	}
@@ -102,16 +106,17 @@ type PaceStatus struct {
 	// MaxRecipients and MaxSize are the limits of one transaction, in recipients and octets; 0 for none.
 	MaxRecipients int   `json:"max_recipients,omitempty"`
 	MaxSize       int64 `json:"max_size,omitempty"`
-	// Messages and Recipients are what waits for the route, a message that may take several for each of them. EmptiesAt is
-	// when that and what waits for other routes of the account will have been sent at this pace, if nothing else comes; zero
-	// when nothing waits.
+	// Messages and Recipients are what waits for the route, a message that may take several for each of them; Paced are
+	// those of the messages that wait for nothing but the pace. EmptiesAt is when that and what waits for other routes of the
+	// account will have been sent at this pace, if nothing else comes; zero when nothing waits.
 	Messages   int       `json:"messages"`
 	Recipients int       `json:"recipients"`
+	Paced      int       `json:"paced"`
 	EmptiesAt  time.Time `json:"empties_at,omitzero"`
 }
 
 // Waiting is what waits for a route.
-type Waiting struct{ Messages, Recipients int }
+type Waiting struct{ Messages, Recipients, Paced int }
 
 // StatusWith is Status, with what waits by the names of the routes.
 func (r *Router) StatusWith(waiting map[string]Waiting) []RouteStatus {
@@ -124,7 +129,7 @@ func (r *Router) StatusWith(waiting map[string]Waiting) []RouteStatus {
 		if rt.recipients > 0 {
 			transactions = max(transactions, (w.Recipients+rt.recipients-1)/rt.recipients)
 		}
-		sums[rt.account] = Waiting{sum.Messages + transactions, sum.Recipients + w.Recipients}
+		sums[rt.account] = Waiting{Messages: sum.Messages + transactions, Recipients: sum.Recipients + w.Recipients}
 	}
 	now := time.Now()
 	for i, rt := range t.routes {
@@ -133,7 +138,7 @@ func (r *Router) StatusWith(waiting map[string]Waiting) []RouteStatus {
 			continue
 		}
 		sum := sums[rt.account]
-		p.Messages, p.Recipients = waiting[rt.name].Messages, waiting[rt.name].Recipients
+		p.Messages, p.Recipients, p.Paced = waiting[rt.name].Messages, waiting[rt.name].Recipients, waiting[rt.name].Paced
 		if p.Messages > 0 && p.Limited() {
 			p.EmptiesAt = now.Add(rt.account.Span(sum.Messages, sum.Recipients))
 		}

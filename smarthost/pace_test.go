@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -128,8 +130,8 @@ func TestPace_RoutesOfOneAccountShareIt(t *testing.T) {
 		if a := r.Deliver(t.Context(), "second", mail(hello, manyTo(3)...)); len(a.Results) != 1 || a.Left != 2 {
 			t.Errorf("%d results, %d left", len(a.Results), a.Left)
 		}
-		st := r.StatusWith(map[string]Waiting{"isp": {3, 3}, "second": {2, 6}})
-		if st[0].Pace == nil || st[0].Pace.Messages != 3 || st[1].Pace.Recipients != 6 ||
+		st := r.StatusWith(map[string]Waiting{"isp": {3, 3, 2}, "second": {2, 6, 0}})
+		if st[0].Pace == nil || st[0].Pace.Messages != 3 || st[0].Pace.Paced != 2 || st[1].Pace.Recipients != 6 ||
 			st[0].Pace.EmptiesAt.IsZero() || !st[0].Pace.EmptiesAt.Equal(st[1].Pace.EmptiesAt) {
 			t.Errorf("%+v %+v", st[0].Pace, st[1].Pace)
 		}
@@ -152,6 +154,53 @@ func TestPace_ReconfigureKeepsTheCount(t *testing.T) {
 			t.Errorf("%d went, want 2", len(a.Results))
 		}
 	})
+}
+
+// A leave that is given and given back while a route changes its account is lost on neither: not before, amid or after.
+func TestPace_ReconfigureLosesNoLeave(t *testing.T) {
+	p := newPeers("one:25", "two:25")
+	var options Options
+	r := p.router(t, func(o *Options) {
+		stays := o.Routes[0]
+		stays.Name, stays.DailyRecipients = "stays", 2
+		o.Routes = append(o.Routes, stays)
+		for i := range 100 { // so that the change takes a while
+			stays.Name, stays.Hosts = fmt.Sprint("other", i), []string{fmt.Sprintf("other%d:25", i)}
+			o.Routes = append(o.Routes, stays)
+		}
+		options = *o
+	}, "one:25")
+	moved := options
+	moved.Routes = slices.Clone(options.Routes)
+	moved.Routes[0].Hosts = []string{"two:25"}
+	for n := range 100 {
+		var asking sync.WaitGroup
+		var changed atomic.Bool
+		asking.Go(func() {
+			for !changed.Load() {
+				if _, ok := r.Admit("isp"); ok {
+					r.Forgo("isp")
+				}
+			}
+		})
+		next := moved
+		if n%2 == 1 {
+			next = options
+		}
+		err := r.Reconfigure(next)
+		changed.Store(true)
+		asking.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 2 {
+			if _, ok := r.Admit("stays"); !ok {
+				t.Fatalf("after the change %d of the routes the account has leave for %d of 2", n, i)
+			}
+		}
+		r.Forgo("stays")
+		r.Forgo("stays")
+	}
 }
 
 // max_size is as if the host had said so: known before the first connection, and a message that is larger fails for good.

@@ -20,6 +20,10 @@ type Router struct {
 	// background are the goroutines that say QUIT.
 	background sync.WaitGroup
 
+	// swap keeps the accounts and the table that names them together: a leave that Admit gave by the old table after the
+	// accounts have taken theirs back would be used up by nobody.
+	swap sync.RWMutex
+
 	mu     sync.Mutex // of Reconfigure and Close
 	closed bool
 }
@@ -76,11 +80,10 @@ func (r *Router) Reconfigure(o Options) error {
 		return err
 	}
 	t.clients = clients
-	accounts := r.book.Configure(accountsOf(o.Routes))
 	kept := make(map[*host]bool)
 	for i, spec := range o.Routes {
 		rt := &route{name: spec.Name, selects: newSelector(spec), limit: spec.MaxConnections, mode: spec.TLS, rewrites: rewrites[i],
-			account: accounts[i], recipients: spec.MaxRecipients, rated: !spec.Rate.IsZero()}
+			recipients: spec.MaxRecipients, rated: !spec.Rate.IsZero()}
 		if spec.login() {
 			rt.username = spec.Username
 		}
@@ -96,13 +99,23 @@ func (r *Router) Reconfigure(o Options) error {
 		t.routes = append(t.routes, rt)
 		t.byName[rt.name] = rt
 	}
-	r.table.Store(t)
+	r.swapTable(t, accountsOf(o.Routes))
 	for h := range old.hosts {
 		if !kept[h] {
 			h.pool.close()
 		}
 	}
 	return nil
+}
+
+// swapTable makes t the table, whose routes use these accounts.
+func (r *Router) swapTable(t *table, accounts []pace.Spec) {
+	r.swap.Lock()
+	defer r.swap.Unlock()
+	for i, a := range r.book.Configure(accounts) {
+		t.routes[i].account = a
+	}
+	r.table.Store(t)
 }
 
 // hosts yields all hosts of all routes.

@@ -30,7 +30,7 @@ const (
 
 // families returns all that is shown. docs/metrics.md has a line for each.
 func families() []family {
-	return slices.Concat(queueFamilies(), trafficFamilies(), hostFamilies(), oauthFamilies())
+	return slices.Concat(queueFamilies(), trafficFamilies(), hostFamilies(), paceFamilies(), oauthFamilies())
 }
 
 func queueFamilies() []family {
@@ -116,6 +116,48 @@ func hostFamilies() []family {
 					}
 				}
 			}},
+	}
+}
+
+func paceFamilies() []family {
+	return []family{
+		{gauge, "relayd_pace_used_recipients", "Recipients of the last 24 hours, of the account that the route uses; only where daily_recipients is set.", []string{"route"},
+			perPace(func(r routePace, p put) {
+				if r.limit > 0 {
+					p(float64(r.used), r.route)
+				}
+			})},
+		{gauge, "relayd_pace_limit_recipients", "How many the account may have in 24 hours; only where daily_recipients is set.", []string{"route"},
+			perPace(func(r routePace, p put) {
+				if r.limit > 0 {
+					p(float64(r.limit), r.route)
+				}
+			})},
+		{gauge, "relayd_pace_slowed", "1 while mail goes more slowly because the provider asked for less.", []string{"route"},
+			perPace(func(r routePace, p put) { p(number(r.slowed), r.route) })},
+		{gauge, "relayd_pace_waiting_messages", "Messages before the route that wait for nothing but its pace; they count as deferred, too.", []string{"route"},
+			perPace(func(r routePace, p put) { p(float64(r.waiting), r.route) })},
+	}
+}
+
+// routePace is the pace of one route.
+type routePace struct {
+	route       string
+	used, limit int // recipients of the day
+	slowed      bool
+	waiting     int // messages
+}
+
+// perPace reads the pace of each route. One that the status has none of is neither limited nor slowed.
+func perPace(read func(routePace, put)) func(control.Status, put) {
+	return func(st control.Status, p put) {
+		for _, r := range st.Routes {
+			at := routePace{route: r.Name}
+			if s := r.Pace; s != nil {
+				at.used, at.limit, at.slowed, at.waiting = s.UsedToday, s.DailyRecipients, s.Slowed, s.Paced
+			}
+			read(at, p)
+		}
 	}
 }
 

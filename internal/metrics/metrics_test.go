@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"relayd/internal/control"
+	"relayd/internal/pace"
 	"relayd/queue"
 	"relayd/smarthost"
 )
@@ -29,7 +30,8 @@ func fullStatus() control.Status {
 		Traffic: &queue.Traffic{Received: 70, Routes: []queue.RouteTraffic{
 			{Route: "gone", Delivered: 7}, {Route: "isp", Delivered: 60, Deferred: 9, Failed: 1}}},
 		Routes: []smarthost.RouteStatus{
-			{Name: "isp", Username: somebody, Hosts: []smarthost.HostStatus{
+			{Name: "isp", Username: somebody, Pace: &smarthost.PaceStatus{Messages: 30, Paced: 20,
+				Status: pace.Status{Account: somebody, DailyRecipients: 500, UsedToday: 480, Slowed: true}}, Hosts: []smarthost.HostStatus{
 				{Address: "west.isp.example:587", State: smarthost.StateUp, LastReply: words, TLS: "TLS 1.3"},
 				{Address: "east.isp.example:587", State: smarthost.StateLoginRefused, LastReply: words, Problem: words, Failures: 3}}},
 			{Name: "büro\"\\", Hosts: []smarthost.HostStatus{{Address: "_submission._tcp.office.example", State: smarthost.StateUnknown}}},
@@ -86,6 +88,9 @@ func TestRender_ShowsTheStatus(t *testing.T) {
 		`relayd_delivered_total route=büro"\`: 0, `relayd_deferred_total route=büro"\`: 0, `relayd_failed_total route=büro"\`: 0,
 		"relayd_host_up host=west.isp.example:587 route=isp": 1, "relayd_host_up host=east.isp.example:587 route=isp": 0,
 		`relayd_host_up host=_submission._tcp.office.example route=büro"\`: 1,
+		"relayd_pace_used_recipients route=isp":                            480, "relayd_pace_limit_recipients route=isp": 500,
+		"relayd_pace_slowed route=isp": 1, "relayd_pace_waiting_messages route=isp": 20,
+		`relayd_pace_slowed route=büro"\`: 0, `relayd_pace_waiting_messages route=büro"\`: 0,
 
 		"relayd_oauth_secret_expires_timestamp_seconds smarthost=isp": 1_830_297_600,
 		"relayd_oauth_token_expires_timestamp_seconds smarthost=isp":  1_800_000_600,

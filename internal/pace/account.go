@@ -40,6 +40,7 @@ type Account struct {
 	book *Book
 
 	mu       sync.Mutex
+	into     *Account // counts in place of this one, once the configuration has made the two one account
 	name     Name
 	bucket   bucket
 	day      day
@@ -47,6 +48,19 @@ type Account struct {
 	// spent is how many recipients have begun since the start; the file counts up to covered, which holds until coveredAt.
 	spent, covered int
 	coveredAt      time.Duration
+}
+
+// lock locks and returns the account that a is now.
+func (a *Account) lock() *Account {
+	for {
+		a.mu.Lock()
+		if a.into == nil {
+			return a
+		}
+		next := a.into
+		a.mu.Unlock()
+		a = next
+	}
 }
 
 func (a *Account) advance() time.Duration {
@@ -71,7 +85,7 @@ func (a *Account) wait(now time.Duration) time.Duration {
 // Admit gives leave to begin a message to one recipient at least, now: Begin uses it up, Forgo gives it back. Without it
 // none may begin before at.
 func (a *Account) Admit() (at time.Time, ok bool) {
-	a.mu.Lock()
+	a = a.lock()
 	defer a.mu.Unlock()
 	now := a.advance()
 	if wait := a.wait(now); wait > 0 {
@@ -84,7 +98,7 @@ func (a *Account) Admit() (at time.Time, ok bool) {
 
 // Forgo gives back what Admit gave.
 func (a *Account) Forgo() {
-	a.mu.Lock()
+	a = a.lock()
 	defer a.mu.Unlock()
 	a.advance()
 	a.forgo(1)
@@ -107,7 +121,7 @@ type Turn struct {
 // does without where there is none. Turn is nil when there is no room; none may begin before at. When it returns, the
 // recipients are counted on disk; a disk that fails is told of in the log and does not stop the mail.
 func (a *Account) Begin(n int) (t *Turn, at time.Time) {
-	a.mu.Lock()
+	a = a.lock()
 	now := a.advance()
 	if a.reserved > 0 {
 		a.reserved--
@@ -141,7 +155,7 @@ func (a *Account) Begin(n int) (t *Turn, at time.Time) {
 // isUncovered reports whether the file counts too little: less than what is spent, or as an orderly end has left it.
 func (a *Account) isUncovered(now time.Duration) bool {
 	if a.day.limit <= 0 {
-		return !a.bucket.rate.IsZero() && !a.book.begun.Load()
+		return a.bucket.limited() && !a.book.begun.Load()
 	}
 	return a.spent > a.covered || now >= a.coveredAt
 }
@@ -157,8 +171,7 @@ func (a *Account) block() int {
 // End ends a turn: so many transactions reached a host, which took the message for so many of the turn's recipients, or
 // may have taken it. slower says that the host asked for less.
 func (t *Turn) End(transactions, recipients int, slower bool) {
-	a := t.account
-	a.mu.Lock()
+	a := t.account.lock()
 	now := a.advance()
 	a.bucket.put(1 - transactions)
 	a.day.finish(t.Recipients, recipients, t.end, now)
@@ -168,6 +181,7 @@ func (t *Turn) End(transactions, recipients int, slower bool) {
 	if slowed {
 		a.book.log.Warn("the provider asks for less; mail goes at half the pace, which recovers in time",
 			"account", name, "messages_per_minute", rate*60)
+		a.book.save() // a restart goes on at this pace, also where there is nothing else to count
 	}
 }
 
@@ -193,7 +207,7 @@ func (s Status) Limited() bool { return s.PerMinute > 0 || s.DailyRecipients > 0
 
 // Status returns how the account is doing.
 func (a *Account) Status() Status {
-	a.mu.Lock()
+	a = a.lock()
 	defer a.mu.Unlock()
 	now := a.advance()
 	s := Status{Account: a.name.String(), Rate: a.bucket.rate.Messages, RateSeconds: int(a.bucket.rate.Per / time.Second),
@@ -207,7 +221,7 @@ func (a *Account) Status() Status {
 
 // Span returns how long so many messages to so many recipients take from now on, if nothing else is in the way.
 func (a *Account) Span(messages, recipients int) time.Duration {
-	a.mu.Lock()
+	a = a.lock()
 	defer a.mu.Unlock()
 	now := a.advance()
 	return max(a.bucket.span(messages), a.day.span(recipients, now))

@@ -61,53 +61,99 @@ type Spec struct {
 }
 
 // Configure makes the accounts those of specs, and returns them in that order. Specs of one account, by the same user and
-// at least one host, share it, and the stricter of their limits. An account that was there goes on counting; one that is
-// no longer there is remembered for as long as its count would be.
+// at least one host, share it, and the stricter of their limits. An account that was there goes on counting, and those that
+// are one now count together; one that is no longer there is remembered for as long as its count would be.
 func (b *Book) Configure(specs []Spec) []*Account {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	before := slices.Concat(b.accounts, b.dormant)
-	var accounts []*Account
-	var names []Name
-	var limits []Limits
-	out := make([]*Account, len(specs))
-	for i, s := range specs {
-		at := slices.IndexFunc(names, s.Name.same)
-		if at < 0 {
-			at = len(accounts)
-			accounts, limits = append(accounts, b.takeOver(&before, s.Name)), append(limits, s.Limits)
-			names = append(names, Name{Username: s.Name.Username})
-		}
-		for _, h := range s.Name.Hosts {
-			if !names[at].same(Name{names[at].Username, []string{h}}) {
-				names[at].Hosts = append(names[at].Hosts, h)
-			}
-		}
-		limits[at] = Limits{Rate: stricter(limits[at].Rate, s.Limits.Rate), Recipients: lower(limits[at].Recipients, s.Limits.Recipients)}
-		out[i] = accounts[at]
+	groups, of := group(specs)
+	b.accounts, b.dormant = make([]*Account, len(groups)), nil
+	for i, g := range groups {
+		b.accounts[i] = b.takeOver(&before, g.Name)
 	}
-	for i, a := range accounts {
-		a.configure(names[i], limits[i])
+	for i, g := range groups {
+		b.accounts[i].configure(g.Name, g.Limits)
 	}
-	b.accounts, b.dormant = accounts, nil
 	for _, a := range before {
 		a.configure(a.name, Limits{})
-		if a.Status().UsedToday > 0 {
+		if s := a.Status(); s.UsedToday > 0 || s.Slowed {
 			b.dormant = append(b.dormant, a)
 		}
+	}
+	out := make([]*Account, len(specs))
+	for i, g := range of {
+		out[i] = b.accounts[slices.Index(groups, g)]
 	}
 	return out
 }
 
-// takeOver returns the account called name out of before, or a new one.
-func (b *Book) takeOver(before *[]*Account, name Name) *Account {
-	i := slices.IndexFunc(*before, func(a *Account) bool { return a.name.same(name) })
-	if i < 0 {
-		return &Account{book: b, name: name, bucket: newBucket(Rate{}, b.clock())}
+// group returns the accounts that specs are of, and of which each is. One spec may make others one account that have no
+// host in common.
+func group(specs []Spec) (groups, of []*Spec) {
+	for _, s := range specs {
+		g := &Spec{Name: Name{Username: s.Name.Username}}
+		groups = slices.DeleteFunc(groups, func(o *Spec) bool {
+			if !o.Name.same(s.Name) {
+				return false
+			}
+			g.add(*o)
+			for i := range of {
+				if of[i] == o {
+					of[i] = g
+				}
+			}
+			return true
+		})
+		g.add(s)
+		groups, of = append(groups, g), append(of, g)
 	}
-	a := (*before)[i]
-	*before = slices.Delete(*before, i, i+1)
+	return groups, of
+}
+
+// add makes s one account with o.
+func (s *Spec) add(o Spec) {
+	for _, h := range o.Name.Hosts {
+		if !s.Name.same(Name{s.Name.Username, []string{h}}) {
+			s.Name.Hosts = append(s.Name.Hosts, h)
+		}
+	}
+	s.Limits = Limits{Rate: stricter(s.Limits.Rate, o.Limits.Rate), Recipients: lower(s.Limits.Recipients, o.Limits.Recipients)}
+}
+
+// takeOver returns the account called name out of before, with all that are the same now, or a new one.
+func (b *Book) takeOver(before *[]*Account, name Name) (a *Account) {
+	*before = slices.DeleteFunc(*before, func(o *Account) bool {
+		switch {
+		case !o.name.same(name):
+			return false
+		case a == nil:
+			a = o
+		default:
+			a.absorb(o)
+		}
+		return true
+	})
+	if a == nil {
+		a = &Account{book: b, name: name, bucket: newBucket(Rate{}, b.clock())}
+	}
 	return a
+}
+
+// absorb counts what o has counted as a's own, which goes on for both: the provider has seen the sum.
+func (a *Account) absorb(o *Account) {
+	o.mu.Lock()
+	o.advance()
+	shares, b, spent := o.day.shares, o.bucket, o.spent
+	o.into, o.day, o.reserved = a, day{}, 0
+	o.mu.Unlock()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.advance()
+	a.day.merge(shares)
+	a.bucket.merge(&b)
+	// What is being written may count less of o than began there.
+	a.spent, a.covered = a.spent+spent, 0
 }
 
 func lower(a, b int) int {
@@ -147,12 +193,19 @@ func (b *Book) Close() error {
 func (b *Book) cover(a *Account) {
 	b.saving.Lock()
 	defer b.saving.Unlock()
-	a.mu.Lock()
+	a = a.lock()
 	uncovered := a.isUncovered(b.clock()) // somebody may have written it meanwhile
 	a.mu.Unlock()
 	if uncovered {
 		b.saveNow()
 	}
+}
+
+// save writes the file.
+func (b *Book) save() {
+	b.saving.Lock()
+	defer b.saving.Unlock()
+	b.saveNow()
 }
 
 // saveNow writes the count, and a block ahead. b.saving is held.

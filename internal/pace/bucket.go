@@ -137,6 +137,14 @@ func (b *bucket) put(n int) {
 	}
 }
 
+// resume slows the bucket as an earlier run had done, which was over for so long: that time counts for the recovery.
+func (b *bucket) resume(factor, learnt float64, off time.Duration) {
+	b.factor, b.learnt, b.slowed, b.raised = factor, learnt, -off, -off
+	if b.limited() { // else it begins with the rate that it is given
+		b.level = min(b.burst(), b.restored.level+b.perSecond()*b.restored.off.Seconds())
+	}
+}
+
 // configure changes the rate. What has gone stays gone.
 func (b *bucket) configure(r Rate) {
 	if b.rate == r {
@@ -155,6 +163,28 @@ func (b *bucket) configure(r Rate) {
 	}
 	b.restored = nil
 	b.level = min(b.level, b.burst())
+}
+
+// merge makes b the bucket of its account and of another. It begins empty, with the debts of both: what each had left is
+// not known to be left of what they share.
+func (b *bucket) merge(o *bucket) {
+	b.counted[0], b.counted[1] = b.counted[0]+o.counted[0], b.counted[1]+o.counted[1]
+	b.level = b.debt() + o.debt()
+	b.restored = &restored{level: b.level}
+	if o.factor < 1 {
+		b.factor, b.slowed, b.raised = min(b.factor, o.factor), max(b.slowed, o.slowed), max(b.raised, o.raised)
+		if b.learnt == 0 || o.learnt > 0 && o.learnt < b.learnt {
+			b.learnt = o.learnt
+		}
+	}
+}
+
+// debt is the level where that is below zero.
+func (b *bucket) debt() float64 {
+	if b.restored != nil {
+		return min(0, b.level, b.restored.level)
+	}
+	return min(0, b.level)
 }
 
 // slow halves the rate, unless that was done a moment ago.

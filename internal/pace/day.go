@@ -1,6 +1,7 @@
 package pace
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -77,6 +78,24 @@ func (d *day) take(s *share, n int) {
 	n = min(n, s.n)
 	s.n -= n
 	d.used -= n
+}
+
+// merge adds the shares of another day, whose turns go on.
+func (d *day) merge(shares []share) {
+	for _, s := range shares {
+		d.used += s.n
+		if i := slices.IndexFunc(d.shares, func(o share) bool { return o.end == s.end }); i >= 0 {
+			d.shares[i].n += s.n
+			d.shares[i].open += s.open
+			continue
+		}
+		d.shares = append(d.shares, s)
+	}
+	d.sort()
+}
+
+func (d *day) sort() {
+	slices.SortFunc(d.shares, func(x, y share) int { return cmp.Compare(x.end, y.end) })
 }
 
 // room is how many more recipients there may be now, beside those that are reserved.

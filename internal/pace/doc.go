@@ -20,5 +20,6 @@
 // than 24 hours, and frees nothing of the last 12.
 //
 // A provider that asks for less gets it: each throttling reply halves the rate, which then grows back by a tenth of the
-// whole every five minutes. Where no rate is set, the one of the last minute or two is what is halved.
+// whole every five minutes, also while the relay is off. Where no rate is set, the one of the last minute or two is what is
+// halved.
 package pace

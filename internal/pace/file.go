@@ -1,7 +1,6 @@
 package pace
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,15 +69,15 @@ func (a *Account) snapshot(ahead bool) (s accountState, covered int) {
 func (b *Book) write(closed bool) error {
 	id, ago := b.boot()
 	st := state{Boot: id, Uptime: ago, Wall: time.Now().Round(0), Closed: closed, Accounts: []accountState{}}
-	b.mu.Lock()
+	b.mu.Lock() // no account becomes another's before all are seen
 	accounts := slices.Concat(b.accounts, b.dormant)
-	b.mu.Unlock()
 	covered := make([]int, len(accounts))
 	for i, a := range accounts {
 		var s accountState
 		s, covered[i] = a.snapshot(!closed)
 		st.Accounts = append(st.Accounts, s)
 	}
+	b.mu.Unlock()
 	until := b.clock() + coverFor
 	text, err := json.MarshalIndent(st, "", "\t")
 	if err == nil {
@@ -138,13 +137,13 @@ func (b *Book) load() error {
 		for _, share := range s.Day {
 			a.day.restore(share, off)
 		}
-		slices.SortFunc(a.day.shares, func(x, y share) int { return cmp.Compare(x.end, y.end) })
+		a.day.sort()
 		a.bucket.restored = &restored{level: s.Level, off: off}
 		if !st.Closed {
 			a.bucket.restored = &restored{}
 		}
 		if s.Factor >= leastFactor && s.Factor < 1 {
-			a.bucket.factor, a.bucket.learnt = s.Factor, max(0, s.Learnt)
+			a.bucket.resume(s.Factor, max(0, s.Learnt), off)
 		}
 		b.dormant = append(b.dormant, a)
 	}

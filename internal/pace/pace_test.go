@@ -1,6 +1,7 @@
 package pace
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -394,6 +395,106 @@ func TestConfigure_SharesAnAccountAndTheStricterLimits(t *testing.T) {
 	})
 }
 
+// Tables that a new configuration makes one account have sent what all of them sent. What is on its way meanwhile ends in
+// that count, as does what still begins by one of the accounts that there were.
+func TestConfigure_AccountsThatBecomeOneCountTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t)
+		west, east := Name{"me@isp.example", []string{"west:587"}}, Name{"ME@isp.example", []string{"east:587"}}
+		limits := Limits{Recipients: 10}
+		open := func(specs ...Spec) (*Book, []*Account) {
+			b, err := Open(Options{Path: m.path, Boot: func() (string, time.Duration) { return m.boot, time.Since(m.booted) }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b, b.Configure(specs)
+		}
+		b, were := open(Spec{west, limits}, Spec{east, limits})
+		if were[0] == were[1] {
+			t.Fatal("they are one already")
+		}
+		send(were[0], 1, 3)
+		send(were[1], 1, 2)
+		open0, _ := were[0].Begin(1)
+		open1, _ := were[1].Begin(2)
+		is := b.Configure([]Spec{{Name{"me@isp.example", []string{"new:587", "east:587", "west:587"}}, limits}})[0]
+		if used := is.Status().UsedToday; used != 8 {
+			t.Errorf("%d count, want 8", used)
+		}
+		open0.End(1, 1, false)
+		open1.End(1, 1, false)
+		if used := is.Status().UsedToday; used != 7 {
+			t.Errorf("%d count when what was on its way has ended, want 7", used)
+		}
+		if sent := send(were[1], 1, 9) + send(were[0], 1, 9) + send(is, 1, 9); sent != 3 {
+			t.Errorf("%d more were sent, want 3", sent)
+		}
+		time.Sleep(time.Hour)
+		_, again := open(Spec{west, limits}, Spec{Name{"me@isp.example", []string{"west:587", "east:587"}}, limits}) // after a crash
+		if used := again[0].Status().UsedToday; again[0] != again[1] || used < 10 || used > 11 {
+			t.Errorf("%d count after a crash, want 10 and at most a block", used)
+		}
+		time.Sleep(23*time.Hour + 13*time.Minute)
+		if used := again[0].Status().UsedToday; used != 0 {
+			t.Errorf("%d count a day later", used)
+		}
+		if used := is.Status().UsedToday; used != 0 {
+			t.Errorf("of what had been on its way %d count a day later", used)
+		}
+	})
+}
+
+// Two accounts of the file become one at a start with a configuration that says so, and never send more than it allows.
+func TestConfigure_AccountsOfTheFileBecomeOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t)
+		open := func(specs ...Spec) (*Book, []*Account) {
+			b, err := Open(Options{Path: m.path, Boot: func() (string, time.Duration) { return m.boot, time.Since(m.booted) }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b, b.Configure(specs)
+		}
+		west, east := Name{"me@isp.example", []string{"west:587"}}, Name{"me@isp.example", []string{"east:587"}}
+		limits := Limits{Recipients: 10, Rate: Rate{100, time.Hour}}
+		b, were := open(Spec{west, limits}, Spec{east, limits})
+		if n := send(were[0], 1, 4) + send(were[1], 1, 5); n != 9 {
+			t.Fatalf("sent %d", n)
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, is := open(Spec{Name{"me@isp.example", []string{"west:587", "east:587"}}, limits})
+		if n := send(is[0], 1, 9); n != 0 {
+			t.Errorf("%d went at once; what the two had left is not theirs", n)
+		}
+		time.Sleep(time.Hour)
+		if n := send(is[0], 1, 9); n != 1 {
+			t.Errorf("%d went, want the one that the day has left", n)
+		}
+	})
+}
+
+// A table with hosts of two others makes them one account, whichever comes first.
+func TestConfigure_ATableCanJoinTwoOthers(t *testing.T) {
+	west, east := Name{"me", []string{"west"}}, Name{"me", []string{"east"}}
+	both := Name{"me", []string{"west", "east"}}
+	for _, names := range [][]Name{{west, east, both}, {both, west, east}, {west, both, east}} {
+		b, err := Open(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var specs []Spec
+		for i, n := range names {
+			specs = append(specs, Spec{n, Limits{Recipients: 10 + i}})
+		}
+		got := b.Configure(append(specs, Spec{Name{"you", both.Hosts}, Limits{}}))
+		if got[0] != got[1] || got[1] != got[2] || got[0] == got[3] || got[2].Status().DailyRecipients != 10 {
+			t.Errorf("%v: %p %p %p and %p, %+v", names, got[0], got[1], got[2], got[3], got[2].Status())
+		}
+	}
+}
+
 func TestSlow_HalvesOnceAndRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := memory(t, Limits{Rate: Rate{10, time.Minute}})
@@ -443,6 +544,102 @@ func TestSlow_LearnsARateWhereNoneIsSet(t *testing.T) {
 		time.Sleep(30 * time.Minute)
 		if got := send(a, 1, 100); got != 100 || a.Status().Limited() {
 			t.Errorf("half an hour later %d went, %+v", got, a.Status())
+		}
+	})
+}
+
+// A pace that was learnt from a throttling reply is kept, in an account without any limit too: over an orderly stop and over
+// a crash. What the relay was off counts for the recovery.
+func TestSlow_SurvivesStopsAndCrashes(t *testing.T) {
+	for name, limits := range map[string]Limits{"no limit": {}, "a rate": {Rate: Rate{40, time.Minute}}, "a day": {Recipients: 10_000}} {
+		for _, crash := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, crash %v", name, crash), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					m := newMachine(t)
+					b, a := m.open(t, limits)
+					for range 39 {
+						for turn, _ := a.Begin(1); ; turn, _ = a.Begin(1) {
+							if turn != nil {
+								turn.End(1, 1, false)
+								break
+							}
+							time.Sleep(time.Second)
+						}
+					}
+					time.Sleep(2 * time.Second)
+					turn, _ := a.Begin(1)
+					turn.End(1, 0, true)
+					was := a.Status().PerMinute
+					if !a.Status().Slowed {
+						t.Fatal("not slowed")
+					}
+					stop := func() {
+						if crash {
+							return
+						}
+						if err := b.Close(); err != nil {
+							t.Fatal(err)
+						}
+					}
+					stop()
+					b, a = m.open(t, limits)
+					if s := a.Status(); !s.Slowed || s.PerMinute != was {
+						t.Fatalf("%v a minute after a restart (slowed: %v), was %v", s.PerMinute, s.Slowed, was)
+					}
+					if n := send(a, 1, 100); n > 1 {
+						t.Errorf("%d went at once", n)
+					}
+					stop()
+					time.Sleep(11 * time.Minute)
+					b, a = m.open(t, limits)
+					if s := a.Status(); !s.Slowed || s.PerMinute < was*1.39 || s.PerMinute > was*1.41 {
+						t.Errorf("%v a minute after two steps of recovery while it was off, was %v", s.PerMinute, was)
+					}
+					stop()
+					time.Sleep(time.Hour)
+					if _, a = m.open(t, limits); a.Status().Slowed {
+						t.Errorf("an hour later: %+v", a.Status())
+					}
+				})
+			})
+		}
+	}
+}
+
+// What an orderly end has left of the bucket is not there again after a crash, in an account without a rate either.
+func TestSlow_ACrashBeginsWithAnEmptyBucket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t)
+		b, a := m.open(t, Limits{})
+		turn, _ := a.Begin(1)
+		turn.End(1, 0, true)
+		time.Sleep(time.Minute)
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		_, a = m.open(t, Limits{})
+		if n := send(a, 1, 9); n != 1 {
+			t.Fatalf("%d went after a stop, want the 1 that was left", n)
+		}
+		_, a = m.open(t, Limits{})
+		if n := send(a, 1, 9); n != 0 {
+			t.Errorf("%d went after a crash", n)
+		}
+	})
+}
+
+// An account that a configuration leaves out for a moment is still slowed when the next names it again.
+func TestSlow_SurvivesAConfigurationWithoutTheAccount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, err := Open(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		turn, _ := b.Configure([]Spec{{isp, Limits{}}})[0].Begin(1)
+		turn.End(1, 0, true)
+		b.Configure(nil)
+		if s := b.Configure([]Spec{{isp, Limits{}}})[0].Status(); !s.Slowed {
+			t.Errorf("%+v", s)
 		}
 	})
 }
