@@ -96,6 +96,7 @@ func (r *Router) Reconfigure(o Options) error {
 		t.routes = append(t.routes, rt)
 		t.byName[rt.name] = rt
 	}
+	t.shareSecrets()
 	r.table.Store(t)
 	for h := range old.hosts {
 		if !kept[h] {
