@@ -365,10 +365,10 @@ func (h *host) interrupted(ctx context.Context, t ticket, tx *transaction, w *wo
 	}
 	v := classifyError(h.place, err)
 	enough := cutsToBlame
-	if tx.data.Code != 354 {
-		enough = repliesToBlame // its body was not at stake, so that it takes more to blame it
+	if tx.data.Code != 354 || refused {
+		enough = repliesToBlame // its body was not at stake, or the host has said why, so that it takes more to blame it
 	}
-	if !refused && h.suspect(w.m.ID, enough) {
+	if h.suspect(w.m.ID, enough) {
 		w.settleTransaction(h.place, tx, onlyThis(v))
 		return outcome{}
 	}
