@@ -124,7 +124,7 @@ func (p *probe) logIn(ctx context.Context, e *endpoint, c *conn) bool {
 		return true
 	case err != nil:
 		failed, ok := errors.AsType[*stageError](err)
-		p.Refused = p.Refused || ok && !failed.reply.IsZero()
+		p.Refused = p.Refused || ok && !failed.reply.IsZero() || refusesSecret(err)
 		p.fail(StepLogin, classifyError(p.host.place, err))
 		return false
 	}
