@@ -193,24 +193,24 @@ func (h *host) withhold() {
 	}
 }
 
-// release ends that for the hosts that check the secret of h, which has taken it.
+// release ends that for all hosts that check the secret of h, which has taken it.
 func (h *host) release() {
 	s := h.secret.Load()
 	if s == nil {
 		return
 	}
-	for _, other := range s.others(h) {
-		other.mu.Lock()
-		other.health.release(time.Now())
-		other.mu.Unlock()
+	for _, held := range s.others(nil) {
+		held.mu.Lock()
+		held.health.release(time.Now())
+		held.mu.Unlock()
 	}
 }
 
-// others returns the hosts that check the secret, but for h.
-func (s *secret) others(h *host) []*host {
+// others returns the hosts that check the secret, but for one.
+func (s *secret) others(one *host) []*host {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(s.hosts), func(other *host) bool { return other == h })
+	return slices.DeleteFunc(slices.Clone(s.hosts), func(h *host) bool { return h == one })
 }
 
 // shareSecrets gives the hosts of each account one secret, which is the one that they had in an earlier table, if any.
