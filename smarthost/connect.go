@@ -14,6 +14,8 @@ import (
 // Reasons for which a session is not good enough for mail although every reply was polite.
 var (
 	errNoStartTLS = errors.New("it does not offer STARTTLS")
+	// errCutShort stands for how a login ended that panicked.
+	errCutShort = errors.New("the login was cut short")
 	// errInjected: something stood in the clear behind the reply to STARTTLS, put there to be taken for part of the
 	// protected session (CVE-2011-0411).
 	errInjected = errors.New("unprotected data followed its reply to STARTTLS, as if somebody had inserted it")
@@ -35,6 +37,7 @@ type endpoint struct {
 	dial        func(ctx context.Context, network, addr string) (net.Conn, error)
 	loops       selfCheck
 	maxSize     int64 // as if the host had offered it as its SIZE; 0 for none
+	showing     showing
 }
 
 // equal reports whether e and f reach the same host in the same way.
@@ -143,7 +146,7 @@ func (e *endpoint) open(ctx context.Context, c *conn, config *tls.Config, shown 
 		}
 	}
 	if e.login {
-		return e.logIn(c, shown)
+		return e.logIn(ctx, c, shown)
 	}
 	return nil
 }
@@ -213,7 +216,8 @@ func (e *endpoint) handshake(ctx context.Context, c *conn, config *tls.Config) e
 	return nil
 }
 
-func (e *endpoint) logIn(c *conn, shown credentials) error {
+// logIn shows the login, if there is a way to that is good enough and its turn has come.
+func (e *endpoint) logIn(ctx context.Context, c *conn, shown credentials) error {
 	if c.tls == "" {
 		return &stageError{stage: stageAuth, err: errors.New("no login without TLS")}
 	}
@@ -222,11 +226,22 @@ func (e *endpoint) logIn(c *conn, shown credentials) error {
 	if err != nil {
 		return &stageError{stage: stageAuth, err: err}
 	}
+	done, err := e.showing.enter(ctx, shown.password)
+	if err != nil {
+		return &stageError{stage: stageAuth, err: err}
+	}
+	err = errCutShort
+	defer func() { done(err) }()
+	err = e.logInBy(m, c, &state, shown)
+	return err
+}
+
+func (e *endpoint) logInBy(m mechanism, c *conn, state *tls.ConnectionState, shown credentials) error {
 	c.hide([]byte(shown.password))
 	client := m.client(shown)
 	scram, mutual := client.(*scramClient)
 	if mutual {
-		scram.secured(&state, e.auth, c.caps.auth)
+		scram.secured(state, e.auth, c.caps.auth)
 	}
 	reply, err := c.authenticate(client)
 	if err != nil {

@@ -9,6 +9,8 @@
 //     is said: throttling, a quota, a block). The host is left alone for a growing pause, after which one message at
 //     a time may probe it, and the next host of the list is tried with the same message. When no host is left, Deliver
 //     says so at once, without touching the network: no recipient has spent an attempt and the message waits.
+//   - The login is refused. The other hosts that check the same account are left alone, too: one wrong password is one
+//     refusal, and not one for each host, on the way to a locked account. After the pause it is the next one's turn.
 //   - The sender, the message or a recipient is refused. That is the answer; no other host is asked.
 //   - One message meets the site's failure time and again while others get through. Then it is that message's own, for
 //     now, so that no table and no odd message can stop a route for ever.

@@ -19,6 +19,8 @@ type waiter struct {
 	turn chan grant
 	// tx is the transaction that it wants to begin, when that may travel behind the body of another; nil otherwise.
 	tx *transaction
+	// fresh is set when it wants a new connection, and none that served before.
+	fresh bool
 	// taken is set when it has left the line because tx is begun; abandoned when nobody waits for the grant any more.
 	taken, abandoned bool
 }
@@ -28,7 +30,7 @@ type waiter struct {
 func (p *pool) follower(c *conn) *transaction {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.waiting) == 0 || p.closed || c.uses+1 >= maxUses || c.generation != p.generation || p.open > p.capacity() {
+	if len(p.waiting) == 0 || p.closed || c.uses+1 >= maxUses || c.generation != p.generation || p.surplus() > 0 {
 		return nil
 	}
 	w := p.waiting[0]

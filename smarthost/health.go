@@ -91,7 +91,9 @@ type health struct {
 	// host once more.
 	round   int
 	probing bool
-	shown   chan struct{} // closed when the probe has shown something
+	// withheld is set while the host is left alone because another one refused the login.
+	withheld bool
+	shown    chan struct{} // closed when the probe has shown something
 }
 
 // ticket is leave to use a host.
@@ -135,7 +137,7 @@ func (h *health) well(t ticket, now time.Time) bool {
 		return false
 	}
 	h.end(t)
-	h.state, h.since, h.next = StateUp, now, time.Time{}
+	h.state, h.since, h.next, h.withheld = StateUp, now, time.Time{}, false
 	return true
 }
 
@@ -157,7 +159,7 @@ func (h *health) fail(t ticket, v verdict, now time.Time) (counts, news bool) {
 	h.end(t)
 	h.round++
 	h.fails[v.trouble]++
-	h.failure = v.Failure
+	h.failure, h.withheld = v.Failure, false
 	h.next = now.Add(jitter(h.after(v.trouble, h.fails[v.trouble])))
 	state := troubleStates[v.trouble]
 	if state == h.state {
@@ -165,6 +167,34 @@ func (h *health) fail(t ticket, v verdict, now time.Time) (counts, news bool) {
 	}
 	h.state, h.since = state, now
 	return true, true
+}
+
+// withhold tells that another host refused the login, for the given time in a row, and is left alone until next. What
+// this host itself is known to have stays what is told of it.
+func (h *health) withhold(f envelope.Failure, next time.Time, fails int, now time.Time) {
+	h.end(ticket{round: h.round, probe: true})
+	h.round++
+	h.fails[loginRefused] = max(h.fails[loginRefused], fails)
+	if next.After(h.next) {
+		h.next = next
+	}
+	if !h.down() {
+		h.state, h.since, h.failure = StateLoginRefused, now, f
+	}
+	if h.state != StateLoginRefused || h.failure == f {
+		h.withheld = true
+	}
+}
+
+// release tells that a host has taken the login: what withhold has done is over.
+func (h *health) release(now time.Time) {
+	if !h.withheld {
+		return
+	}
+	h.withheld, h.next = false, time.Time{}
+	if h.state == StateLoginRefused {
+		h.state, h.since, h.failure = StateUnknown, now, envelope.Failure{}
+	}
 }
 
 // forget ends the pause now. What was counted stays, so that a login that is still refused is not tried more often.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"relayd/internal/envelope"
@@ -17,6 +18,7 @@ type host struct {
 	pool     *pool
 	order    order
 	log      *slog.Logger
+	secret   atomic.Pointer[secret] // nil without a login
 
 	mu        sync.Mutex
 	health    health
@@ -178,6 +180,7 @@ func (h *host) connection(ctx context.Context, t ticket, w *work, fresh bool) (*
 			tx = h.prepare(w)
 		}
 		g := h.pool.get(ctx, fresh, tx)
+		login := h.show() // before the look at whether it failed, so that no refusal falls in between
 		switch {
 		case errors.Is(g.err, errLate):
 			continue
@@ -197,7 +200,7 @@ func (h *host) connection(ctx context.Context, t ticket, w *work, fresh bool) (*
 			h.pool.forgo()
 			return nil, nil, outcome{skipped: true}
 		}
-		c, err := h.connect(ctx, w.m.ID)
+		c, err := h.connect(ctx, w.m.ID, login)
 		if err == nil {
 			return c, nil, outcome{}
 		}
@@ -217,10 +220,15 @@ func (h *host) connection(ctx context.Context, t ticket, w *work, fresh bool) (*
 }
 
 // connect opens a connection, for which the pool has given leave.
-func (h *host) connect(ctx context.Context, id string) (*conn, error) {
-	c, err := h.endpoint.connect(ctx)
+func (h *host) connect(ctx context.Context, id string, login showing) (*conn, error) {
+	e := h.endpoint // a copy: the leave to log in is for this connection
+	e.showing = login
+	c, err := e.connect(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if e.login {
+		h.release()
 	}
 	c.order = &h.order
 	h.pool.opened(c)
@@ -240,13 +248,17 @@ func (h *host) connect(ctx context.Context, id string) (*conn, error) {
 // unconnected decides what it means that there was no connection.
 func (h *host) unconnected(ctx context.Context, t ticket, w *work, err error) outcome {
 	switch {
-	case errors.Is(err, errHostDown):
+	case errors.Is(err, errHostDown), errors.Is(err, errWithheld):
 		return outcome{skipped: true}
 	case ctx.Err() != nil, errors.Is(err, errClosed):
 		return outcome{stopped: true}
 	}
 	w.host = h.place.addr
-	return h.failed(t, w.m.ID, classifyError(h.place, err))
+	v := classifyError(h.place, err)
+	if h.endpoint.tokens != nil && h.refusesSecret(err) && h.stands(t) { // the renewed token, too
+		h.withhold() // before those that wait for what this host shows go on to the next
+	}
+	return h.failed(t, w.m.ID, v)
 }
 
 // transact runs one transaction on c for what is left of w, settles what it decided, and disposes of c.
@@ -353,10 +365,10 @@ func (h *host) interrupted(ctx context.Context, t ticket, tx *transaction, w *wo
 	}
 	v := classifyError(h.place, err)
 	enough := cutsToBlame
-	if tx.data.Code != 354 {
-		enough = repliesToBlame // its body was not at stake, so that it takes more to blame it
+	if tx.data.Code != 354 || refused {
+		enough = repliesToBlame // its body was not at stake, or the host has said why, so that it takes more to blame it
 	}
-	if !refused && h.suspect(w.m.ID, enough) {
+	if h.suspect(w.m.ID, enough) {
 		w.settleTransaction(h.place, tx, onlyThis(v))
 		return outcome{}
 	}

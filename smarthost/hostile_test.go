@@ -150,6 +150,8 @@ type trial struct {
 	noLogin bool
 	// inDoubt: the message may have arrived, so that no other host gets it.
 	inDoubt bool
+	// refuses: it refuses the login, which no other host is shown before the pause is over.
+	refuses bool
 }
 
 func trials() []trial {
@@ -220,7 +222,7 @@ func trials() []trial {
 			}
 			return false
 		}},
-		{name: "a refusal that repeats the password", misdeed: on(actAuth, func(s *scene, line string) {
+		{name: "a refusal that repeats the password", refuses: true, misdeed: on(actAuth, func(s *scene, line string) {
 			s.say("535-5.7.8 you said "+line, "535-5.7.8 that is "+password, "535 5.7.8 or "+b64(password))
 		})},
 		{name: "a capability that repeats nothing but fills the reply", noLogin: true,
@@ -292,6 +294,10 @@ func (c trial) judge(t *testing.T, o *ordeal, alone bool) {
 		if a.PossibleDuplicate != c.inDoubt {
 			t.Errorf("possible duplicate: %v: %s", a.PossibleDuplicate, show(a))
 		}
+	case c.refuses:
+		wantKept(t, a)
+		time.Sleep(time.Until(a.RetryAt))
+		wantDelivered(t, o.Deliver(t.Context(), "isp", mail(hello)), goodAddr)
 	default:
 		wantDelivered(t, a, goodAddr)
 	}

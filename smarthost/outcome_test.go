@@ -145,6 +145,39 @@ func TestOutcome_MessageThatAloneMeetsTheSitesReplyDoesNotStopTheOthers(t *testi
 	}
 }
 
+// The same where the host hangs up with its reply: whoever sends such a message must not pause a host for all others for
+// ever.
+func TestOutcome_MessageThatAloneMeets421DoesNotStopTheOthers(t *testing.T) {
+	for _, stage := range []sandbox.Stage{sandbox.StageRcpt, sandbox.StageData, sandbox.StageDot} {
+		s := startSandbox(t, strict(sandbox.Options{}))
+		inject(t, s, sandbox.Fault{Stage: stage, Match: "odd@", Reply: "421 4.3.0 not that one"})
+		g := newRig(t, login(ModeStartTLS), s)
+		odd := mail(hello, "odd@example.net")
+		odd.ID = "odd"
+		for range repliesToBlame - 1 {
+			wantSite(t, g.deliver(t, odd), string(stage))
+			g.ProbeNow()
+			wantDelivered(t, g.deliver(t, mail(hello)), s.Addr())
+		}
+		for range 3 {
+			if a := g.deliver(t, odd); a.Site != nil || a.Results[0].Failure.Permanent || a.PossibleDuplicate {
+				t.Fatalf("%s: %s", stage, show(a))
+			}
+			wantDelivered(t, g.deliver(t, mail(hello)), s.Addr()) // with no pause in between
+		}
+
+		// A host that says so to all is what it was: away.
+		s.Clear()
+		inject(t, s, sandbox.Fault{Stage: stage, Reply: "421 4.3.0 closing"})
+		for range 3 * repliesToBlame {
+			g.ProbeNow()
+			other := mail(hello)
+			other.ID = "other"
+			wantSite(t, g.deliver(t, other), string(stage))
+		}
+	}
+}
+
 func TestOutcome_QuotaIsProbedAtLongIntervalsAndARateAtShortOnes(t *testing.T) {
 	for reply, want := range map[string][2]time.Duration{
 		"454 Throttling failure: Maximum sending rate exceeded.":   {DefaultProbeMin, DefaultProbeMax},

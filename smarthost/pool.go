@@ -76,7 +76,7 @@ func (p *pool) get(ctx context.Context, fresh bool, tx *transaction) grant {
 		p.mu.Unlock()
 		return grant{}
 	}
-	w := &waiter{turn: make(chan grant, 1), tx: tx}
+	w := &waiter{turn: make(chan grant, 1), tx: tx, fresh: fresh}
 	p.waiting = append(p.waiting, w)
 	if len(p.idle) > 0 { // fresh: the oldest idle one makes room
 		p.retireOldest()
@@ -104,6 +104,12 @@ func (p *pool) capacity() int {
 		return min(p.limit, p.max)
 	}
 	return p.max
+}
+
+// surplus is how many connections are open beyond the capacity, those not counted that are saying QUIT. p.mu is held.
+func (p *pool) surplus() int {
+	leaving := len(p.live) - p.ready
+	return p.open - leaving - p.capacity()
 }
 
 // opened counts c, opened by leave of get, as ready.
@@ -151,7 +157,9 @@ func (p *pool) put(c *conn) {
 		return
 	}
 	switch {
-	case p.closed || c.uses >= maxUses || c.generation != p.generation || p.open > p.capacity():
+	case p.closed || c.uses >= maxUses || c.generation != p.generation || p.surplus() > 0:
+		p.retire(c)
+	case len(p.waiting) > 0 && p.waiting[0].fresh: // which opens one in its place
 		p.retire(c)
 	case len(p.waiting) > 0:
 		p.wake(grant{c: c})
@@ -272,10 +280,8 @@ func (p *pool) resize(limit int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.max = limit
-	for len(p.idle) > 0 && p.open > p.capacity() {
-		c := p.idle[0]
-		p.idle = slices.Delete(p.idle, 0, 1)
-		p.retire(c)
+	for len(p.idle) > 0 && p.surplus() > 0 {
+		p.retireOldest()
 	}
 	for range limit {
 		p.next()

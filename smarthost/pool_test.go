@@ -364,3 +364,68 @@ func TestPool_PanicLosesNoPlace(t *testing.T) {
 		t.Errorf("the mail behind it came to %+v", a)
 	}
 }
+
+// warm returns the first host of r with n connections to it that are all in use.
+func warm(t *testing.T, r *Router, n int) (*host, []*conn) {
+	t.Helper()
+	h := r.table.Load().routes[0].hosts[0]
+	var conns []*conn
+	for range n {
+		c, _, o := h.connection(t.Context(), ticket{round: h.health.round}, newWork(mail(hello)), false)
+		if c == nil {
+			t.Fatalf("no connection: %+v", o)
+		}
+		conns = append(conns, c)
+	}
+	return h, conns
+}
+
+// Who has met a connection that was dead, or probes a host, learns nothing from one that was open before.
+func TestPool_WhoWantsANewConnectionIsNotHandedAnOldOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		r := p.router(t, limit(1), "one:25")
+		h, conns := warm(t, r, 1)
+		handed := make(chan grant, 1)
+		go func() { handed <- h.pool.get(t.Context(), true, nil) }()
+		synctest.Wait()
+		h.pool.put(conns[0])
+		if g := <-handed; g.c != nil || g.err != nil {
+			t.Errorf("%+v, want leave to open a connection", g)
+		}
+		h.pool.forgo()
+		if s := p.hosts["one:25"].see(); s.quits != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// Fewer connections cost those that are too many, whether they are idle at that moment or in use.
+func TestPool_FewerConnectionsLeaveTheOthersOpen(t *testing.T) {
+	for name, resize := range map[string]func(*host, []*conn){
+		"idle": func(h *host, conns []*conn) {
+			for _, c := range conns {
+				h.pool.put(c)
+			}
+			h.pool.resize(3)
+		},
+		"in use": func(h *host, conns []*conn) {
+			h.pool.resize(3)
+			for _, c := range conns {
+				h.pool.put(c)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeers("one:25")
+				h, conns := warm(t, p.router(t, limit(4), "one:25"), 4)
+				resize(h, conns)
+				synctest.Wait()
+				if s := p.hosts["one:25"].see(); s.conns != 3 || s.quits != 1 || h.pool.count() != 3 {
+					t.Errorf("%d are open, %d counted, %d got QUIT", s.conns, h.pool.count(), s.quits)
+				}
+			})
+		})
+	}
+}

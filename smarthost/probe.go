@@ -124,7 +124,7 @@ func (p *probe) logIn(ctx context.Context, e *endpoint, c *conn) bool {
 		return true
 	case err != nil:
 		failed, ok := errors.AsType[*stageError](err)
-		p.Refused = p.Refused || ok && !failed.reply.IsZero()
+		p.Refused = p.Refused || ok && !failed.reply.IsZero() || refusesSecret(err)
 		p.fail(StepLogin, classifyError(p.host.place, err))
 		return false
 	}
@@ -136,14 +136,14 @@ func (p *probe) logIn(ctx context.Context, e *endpoint, c *conn) bool {
 // is shown on a connection of its own.
 func (p *probe) show(ctx context.Context, e *endpoint, c *conn) (mech string, err error) {
 	if e.tokens == nil {
-		err = e.logIn(c, e.credentials)
+		err = e.logIn(ctx, c, e.credentials)
 		return c.mech, err
 	}
 	used := false
 	err = e.withToken(ctx, func(shown credentials) error {
 		if !used {
 			used = true
-			err := e.logIn(c, shown)
+			err := e.logIn(ctx, c, shown)
 			mech, p.Refused = c.mech, refusesToken(err)
 			return err
 		}

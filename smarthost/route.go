@@ -70,7 +70,7 @@ func (rt *route) deliverAll(ctx context.Context, w *work) envelope.Attempt {
 
 // try asks the hosts in order. It reports whether the delivery was given up.
 func (rt *route) try(ctx context.Context, w *work) (r round, stopped bool) {
-	for _, h := range rt.hosts {
+	for _, h := range rt.inTurn() {
 		if ctx.Err() != nil {
 			return r, true
 		}
@@ -90,6 +90,14 @@ func (rt *route) try(ctx context.Context, w *work) (r round, stopped bool) {
 		}
 	}
 	return r, false
+}
+
+// inTurn returns the hosts in the order in which to try them.
+func (rt *route) inTurn() []*host {
+	if len(rt.hosts) < 2 {
+		return rt.hosts
+	}
+	return rt.hosts[0].secret.Load().inTurn(rt.hosts)
 }
 
 // takes8BitSoon reports whether a host that offers 8BITMIME, and could carry the message, went away not long ago.
@@ -114,7 +122,7 @@ func (rt *route) telling(now time.Time) (addr string, f envelope.Failure, retry 
 	rank := -1
 	for _, h := range rt.hosts {
 		s := h.view(now)
-		if r := urgency(s.state); r > rank {
+		if r := urgency(s); r > rank {
 			rank, addr, f = r, h.place.addr, s.failure
 		}
 		if retry.IsZero() || s.retry.Before(retry) {
@@ -124,10 +132,13 @@ func (rt *route) telling(now time.Time) (addr string, f envelope.Failure, retry 
 	return addr, f, retry
 }
 
-func urgency(s State) int {
-	switch s {
+func urgency(v view) int {
+	switch v.state {
 	case StateLoginRefused, StateRefused, StateLooping:
-		return 4
+		if v.withheld { // the host that refused says more
+			return 4
+		}
+		return 5
 	case StateTLSFailed:
 		return 3
 	case StateThrottled:

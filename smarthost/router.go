@@ -99,6 +99,7 @@ func (r *Router) Reconfigure(o Options) error {
 		t.routes = append(t.routes, rt)
 		t.byName[rt.name] = rt
 	}
+	t.shareSecrets()
 	r.swapTable(t, accountsOf(o.Routes))
 	for h := range old.hosts {
 		if !kept[h] {

@@ -134,7 +134,8 @@ func (c *conn) authenticate(client sasl.Client) (envelope.Reply, error) {
 
 // cancelAuth gives up the exchange (RFC 4954 section 4) for a reason of ours.
 func (c *conn) cancelAuth(reason error) (envelope.Reply, error) {
-	if _, err := c.ask(stageAuth, "*"); err != nil {
+	_, refused := errors.AsType[*proofRefusedError](reason)
+	if _, err := c.ask(stageAuth, "*"); err != nil && !refused { // who has refused may well hang up
 		return envelope.Reply{}, err
 	}
 	return envelope.Reply{}, &stageError{stage: stageAuth, err: reason}

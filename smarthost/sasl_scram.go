@@ -113,7 +113,7 @@ func (s *scramClient) Next(challenge []byte) ([]byte, error) {
 		}
 		return []byte{}, nil
 	case strings.HasPrefix(text, "e="):
-		return nil, fmt.Errorf("it answers %s", shortened(text))
+		return nil, &proofRefusedError{text}
 	case tooManyIterations(text):
 		return nil, errIterations
 	}
@@ -123,6 +123,11 @@ func (s *scramClient) Next(challenge []byte) ([]byte, error) {
 	}
 	return []byte(final), nil
 }
+
+// proofRefusedError is a host that ends SCRAM with an error of its own, such as "e=invalid-proof" (RFC 5802 section 7).
+type proofRefusedError struct{ said string }
+
+func (e *proofRefusedError) Error() string { return "it answers " + shortened(e.said) }
 
 // proven returns errImpostor unless the host has shown that it knows the password.
 func (s *scramClient) proven() error {

@@ -145,6 +145,22 @@ func TestSession_HostThatDoesNotProveItselfGetsNoMail(t *testing.T) {
 	wantDelivered(t, g.deliver(t, mail(hello)), s.Addr())
 }
 
+// A host may end SCRAM by an error in a challenge, and then hang up: that is a refusal of the password, and not a lost
+// connection, after which the next host would be shown it at once.
+func TestSCRAM_AnErrorInAChallengeIsARefusal(t *testing.T) {
+	for _, end := range [][]string{{"S: 535 5.7.8 no"}, nil} {
+		client := &scramClient{credentials: credentials{"me", "pw"}, mech: scramSHA256, nonce: func() string { return "abc" }}
+		script := append([]string{"C: AUTH SCRAM-SHA-256 " + b64("n,,n=me,r=abc"), "S: 334 " + b64("e=unknown-user"), "C: *"}, end...)
+		_, err := exchange(t, client, script...)
+		if !refusesSecret(err) {
+			t.Errorf("%v: %v", end, err)
+		}
+		if v := classifyError(testPlace, err); v.trouble != loginRefused || !contains(v.Reason, "e=unknown-user") {
+			t.Errorf("%+v", v)
+		}
+	}
+}
+
 // With TLS 1.2 a certificate of Ed25519 leaves nothing to bind to (RFC 5929 section 4.1); the login goes without.
 func TestChoose_NothingToBindTo(t *testing.T) {
 	e := &endpoint{auth: AuthAuto, credentials: credentials{"me", "pw"}}

@@ -76,12 +76,14 @@ type view struct {
 	state   State
 	failure envelope.Failure
 	retry   time.Time
+	// withheld is set when state is another host's refusal of the login.
+	withheld bool
 }
 
 func (h *host) view(now time.Time) view {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	v := view{state: h.health.state, failure: h.health.failure, retry: h.health.next}
+	v := view{state: h.health.state, failure: h.health.failure, retry: h.health.next, withheld: h.health.withheld}
 	if v.failure.Scope == "" {
 		v.failure = envelope.Failure{Scope: envelope.ScopeSite, Stage: stageDial,
 			Reason: h.place.words("%HOST failed a moment ago and is back; the message is tried again")}

@@ -1,7 +1,7 @@
 package smarthost
 
 // A message at which the host fails time and again, while others get through, is itself the trouble, and must not stop
-// the rest for ever: after so many lost connections, or replies that speak of the site.
+// the rest for ever: after so many lost connections, or replies that speak of the site (421 among them).
 const (
 	cutsToBlame    = 2
 	repliesToBlame = 3

@@ -27,6 +27,9 @@ type initFlags struct {
 	passwordFile string
 	clientID     string
 	secretFile   string
+	certFile     string
+	keyFile      string
+	serviceFile  string
 	tenant       string
 	networks     []string
 	postmaster   string
@@ -58,8 +61,9 @@ input; the password itself cannot be an argument, which everybody on this machin
 Microsoft 365, Outlook.com and Gmail are logged in to with OAuth2 when --client-id says so: the
 ID of an application that you have registered there, for which README.md has the steps.
 "relayctl oauth login" comes after, once. At Microsoft 365 an application logs in by itself,
-and no person has to, with --client-secret-file; at Gmail the client's secret goes there. The
-tenant is the domain of the account unless --tenant says another.`,
+and no person has to, with --client-secret-file, or with --cert-file and --key-file; at Gmail the
+client's secret goes into --client-secret-file, and a service account of a Workspace needs nothing but
+--service-account-file. The tenant is the domain of the account unless --tenant says another.`,
 		Example: `  relayctl init
   relayctl init --provider gmail --username me@gmail.com
   relayctl init --provider microsoft365 --username printer@contoso.com --client-id 11111111-2222-...
@@ -81,6 +85,9 @@ tenant is the domain of the account unless --tenant says another.`,
 	flags.StringVar(&f.passwordFile, "password-file", "", "a `file` with the password in it; - reads it from standard input")
 	flags.StringVar(&f.clientID, "client-id", "", "in place of a password, the `ID` of your application at a provider with OAuth2")
 	flags.StringVar(&f.secretFile, "client-secret-file", "", "with --client-id, a `file` with the application's secret; - reads it from standard input")
+	flags.StringVar(&f.certFile, "cert-file", "", "with --client-id at Microsoft 365, in place of a secret, the PEM `file` of the application's certificate")
+	flags.StringVar(&f.keyFile, "key-file", "", "the PEM `file` of the certificate's key, unless that is in --cert-file")
+	flags.StringVar(&f.serviceFile, "service-account-file", "", "in place of a password and --client-id, the JSON `file` of a Google service account's key")
 	flags.StringVar(&f.tenant, "tenant", "", "with --client-id at Microsoft 365, the `ID` or a domain of the tenant")
 	flags.StringArrayVar(&f.networks, "network", nil, "a `network` whose machines may relay, or none; may be repeated")
 	flags.StringVar(&f.postmaster, "postmaster", "", "the `address` that gets reports which cannot be delivered, or none")

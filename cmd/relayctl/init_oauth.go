@@ -18,13 +18,13 @@ type clientSetup struct {
 	id, tenant string
 	secret     string // to be written to a file of its own; "": secretFile, or none
 	secretFile string // a file that has it already
+	by         loginBy
+	// certFile and keyFile are those of byCertificate, serviceFile that of byServiceAccount.
+	certFile, keyFile, serviceFile string
 }
 
 // hasSecret reports whether the application shows a secret.
 func (c *clientSetup) hasSecret() bool { return c.secret != "" || c.secretFile != "" }
-
-// byItself reports whether the application logs in without a person.
-func (c *clientSetup) byItself() bool { return c.of == oauth.ProviderMicrosoft && c.hasSecret() }
 
 // tokensOf returns how accounts of p log in with OAuth2; nil where the configuration does not know without being told.
 func tokensOf(p provider.Provider) *clientSetup {
@@ -37,7 +37,7 @@ func tokensOf(p provider.Provider) *clientSetup {
 
 // tokensWanted reports whether a flag has decided for OAuth2.
 func (f *initFlags) tokensWanted() bool {
-	return f.clientID != "" || f.secretFile != "" || f.tenant != ""
+	return f.clientID != "" || f.secretFile != "" || f.tenant != "" || f.certFile != "" || f.keyFile != "" || f.serviceFile != ""
 }
 
 // missingSecret names the flags of the login that are missing, as far as nobody can be asked.
@@ -45,7 +45,7 @@ func (i *initRun) missingSecret() string {
 	f, s := &i.flags, &i.setup
 	known := tokensOf(s.provider)
 	switch {
-	case f.passwordFile != "":
+	case f.passwordFile != "", f.serviceFile != "":
 		return ""
 	case f.clientID == "" && (f.tokensWanted() || s.provider.Password == provider.PasswordNone):
 		return "--client-id"
@@ -83,10 +83,27 @@ func (i *initRun) kind(ctx context.Context) error {
 			s.oauth2 = known
 		}
 	}
+	return i.contradiction()
+}
+
+// contradiction refuses flags that do not go with the provider, or with each other.
+func (i *initRun) contradiction() error {
+	s, f := &i.setup, &i.flags
 	switch c := s.oauth2; {
-	case c != nil && f.tenant != "" && (c.of != oauth.ProviderMicrosoft || c.personal):
+	case c == nil:
+	case (f.certFile != "" || f.keyFile != "") && (c.of != oauth.ProviderMicrosoft || c.personal):
+		return misuse(i.cmd, "--cert-file goes with microsoft365")
+	case f.keyFile != "" && f.certFile == "":
+		return misuse(i.cmd, "--key-file goes with --cert-file")
+	case f.certFile != "" && f.secretFile != "":
+		return misuse(i.cmd, "say --client-secret-file or --cert-file, not both")
+	case f.serviceFile != "" && c.of != oauth.ProviderGoogle:
+		return misuse(i.cmd, "--service-account-file goes with gmail and google-workspace")
+	case f.serviceFile != "" && (f.clientID != "" || f.secretFile != ""):
+		return misuse(i.cmd, "--service-account-file does not go with --client-id and --client-secret-file")
+	case f.tenant != "" && (c.of != oauth.ProviderMicrosoft || c.personal):
 		return misuse(i.cmd, "--tenant goes with microsoft365")
-	case c != nil && f.secretFile != "" && c.personal:
+	case f.secretFile != "" && c.personal:
 		return misuse(i.cmd, "--client-secret-file does not go with %s, whose accounts a person logs in to", s.provider.Name)
 	}
 	return nil
@@ -123,35 +140,6 @@ func article(word string) string {
 	return "a " + word
 }
 
-// application learns which application asks for tokens.
-func (i *initRun) application(ctx context.Context) error {
-	s, f := &i.setup, i.flags
-	c := s.oauth2
-	var err error
-	if c.secret, c.secretFile, err = i.fromFile(f.secretFile, "secret"); err != nil {
-		return err
-	}
-	if c.secretFile == "" && (c.secret != "" || c.of == oauth.ProviderGoogle) {
-		if err := freeFor(s.ownSecretFile(), "--client-secret-file"); err != nil {
-			return err
-		}
-	}
-	if c.id = f.clientID; c.id == "" {
-		fmt.Fprintf(i.out, "%s\n", wrapped(c.registration(s.provider.Name), 0))
-	}
-	for c.id == "" {
-		if c.id, err = i.ask(ctx, "Client ID of that application: "); err != nil {
-			return err
-		}
-	}
-	for c.of == oauth.ProviderGoogle && !c.hasSecret() {
-		if c.secret, err = i.askHidden(ctx, "Client secret (not shown): "); err != nil {
-			return err
-		}
-	}
-	return i.tenant(ctx)
-}
-
 // tenant learns the tenant, which is mostly known by the domain of its mailboxes.
 func (i *initRun) tenant(ctx context.Context) error {
 	c := i.setup.oauth2
@@ -172,27 +160,38 @@ func (i *initRun) tenant(ctx context.Context) error {
 // registration says how an application comes to its ID.
 func (c *clientSetup) registration(provider string) string {
 	switch {
+	case c.by == byServiceAccount:
+		return "Make a service account with a JSON key: console.cloud.google.com, enable the Gmail API; IAM, Service accounts, Keys. A super " +
+			"administrator allows its client ID the scope https://mail.google.com/: admin.google.com, Security, API controls, " +
+			"Domain-wide delegation. README.md has each step."
 	case c.of == oauth.ProviderGoogle:
 		return "Register an application, which has an ID and a secret: console.cloud.google.com, enable the Gmail API; Google Auth " +
 			"Platform, Clients, Create client, Desktop app; Audience, Publish app. README.md has each step."
 	case c.personal:
 		return provider + " takes no password, only OAuth2. Register an application, which has an ID: entra.microsoft.com, App " +
 			"registrations, New registration, for personal accounts; Authentication, Allow public client flows. README.md has each step."
-	case c.hasSecret():
+	case c.by == bySecret:
 		return "Register an application, which has an ID: entra.microsoft.com, App registrations, New registration; API permissions, " +
-			"Office 365 Exchange Online, SMTP.SendAsApp. README.md has each step."
+			"Office 365 Exchange Online, SMTP.SendAsApp; Certificates & secrets, New client secret. README.md has each step."
+	case c.by == byCertificate:
+		return "Register an application, which has an ID: entra.microsoft.com, App registrations, New registration; API permissions, " +
+			"Office 365 Exchange Online, SMTP.SendAsApp; Certificates & secrets, Certificates, Upload. README.md has each step."
 	}
 	return "Register an application, which has an ID: entra.microsoft.com, App registrations, New registration; Authentication, Allow " +
-		"public client flows; API permissions, Microsoft Graph, delegated, SMTP.Send and offline_access. README.md has each step. (To " +
-		"log in as the application, without a person, begin again with --client-secret-file.)"
+		"public client flows; API permissions, Microsoft Graph, delegated, SMTP.Send and offline_access. README.md has each step."
 }
 
 // textOAuth2 is the account's part of the configuration.
 func (s *setup) textOAuth2(p func(format string, args ...any)) {
 	c := s.oauth2
-	if c.byItself() {
+	switch c.by {
+	case bySecret:
 		p("# The mailbox. The application logs in to it with OAuth2 tokens, by its secret, which is in a file of its own.")
-	} else {
+	case byCertificate:
+		p("# The mailbox. The application logs in to it with OAuth2 tokens, by its certificate, whose end status and log warn of.")
+	case byServiceAccount:
+		p("# The mailbox. The service account logs in to it with OAuth2 tokens, by the key that is in its file.")
+	default:
 		p("# The account. It logs in with OAuth2 tokens, which a person's login gives: \"relayctl oauth login %s\".", s.provider.Name)
 	}
 	p("username = %s", tomlString(s.username))
@@ -200,7 +199,9 @@ func (s *setup) textOAuth2(p func(format string, args ...any)) {
 	if c.tenant != "" {
 		p("tenant_id = %s", tomlString(c.tenant))
 	}
-	p("client_id = %s", tomlString(c.id))
+	if c.id != "" {
+		p("client_id = %s", tomlString(c.id))
+	}
 	if c.hasSecret() {
 		file := c.secretFile
 		if c.secret != "" {
@@ -208,7 +209,14 @@ func (s *setup) textOAuth2(p func(format string, args ...any)) {
 		}
 		p("client_secret_file = %s", tomlString(file))
 	}
-	if c.byItself() {
+	if c.certFile != "" {
+		p("cert_file = %s", tomlString(c.certFile))
+		p("key_file = %s", tomlString(c.keyFile))
+	}
+	if c.serviceFile != "" {
+		p("service_account_file = %s", tomlString(c.serviceFile))
+	}
+	if c.by == bySecret {
 		p("# secret_expires = \"2028-01-31\" # the day on which it ends: status and log warn 30 days before")
 	}
 }
@@ -221,9 +229,11 @@ func (s *setup) next(option string) string {
 		"\"systemctl enable --now relayd\" where the service is installed.\n", option, option)
 	switch {
 	case c == nil:
-	case c.byItself():
+	case c.by == bySecret:
 		fmt.Fprintf(&b, "\nWhen it runs, \"relayctl%s oauth status\" says whether the application gets its tokens. Write the day\n"+
 			"on which its secret ends into the configuration (secret_expires).\n", option)
+	case c.by != byPerson:
+		fmt.Fprintf(&b, "\nWhen it runs, \"relayctl%s oauth status\" says whether the tokens are had.\n", option)
 	default:
 		fmt.Fprintf(&b, "\nMail waits until somebody has logged in as %s, once. When the relay runs, say:\n\n  relayctl%s oauth login %s\n",
 			s.username, option, s.provider.Name)

@@ -21,6 +21,7 @@ type accounts struct {
 
 	mu      sync.Mutex
 	sources []source // more than the configuration in force needs, between source and keep
+	leaving []source // those of earlier configurations that still end
 	order   []string // the routes of the configuration in force
 	ended   chan struct{}
 }
@@ -77,19 +78,28 @@ func (a *accounts) keep(c *config.Config) {
 		}
 	}
 	a.sources = kept
-	a.mu.Unlock()
-	// First the old ones end: two that exchange one refresh token at the same time look to a provider like a theft.
-	for _, s := range gone {
-		s.Close()
-	}
-	a.mu.Lock()
 	defer a.mu.Unlock()
+	for _, s := range gone {
+		a.leave(s)
+	}
 	for i := range a.sources {
 		if s := &a.sources[i]; !s.started {
 			s.Start()
 			s.started = true
 		}
 	}
+}
+
+// leave ends a source that the configuration in force does not have. Its last renewal may take its time: the store sees to
+// it that no other exchanges the same refresh token meanwhile. a.mu is held.
+func (a *accounts) leave(s source) {
+	a.leaving = append(a.leaving, s)
+	go func() {
+		s.Retire()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.leaving = slices.DeleteFunc(a.leaving, func(other source) bool { return other.Source == s.Source })
+	}()
 }
 
 // retry forgets the pauses of all accounts.
@@ -140,10 +150,12 @@ func (a *accounts) remind() {
 func (a *accounts) close() {
 	close(a.ended)
 	a.mu.Lock()
-	all := a.sources
+	all := slices.Concat(a.sources, a.leaving)
 	a.sources = nil
 	a.mu.Unlock()
+	var ending sync.WaitGroup
 	for _, s := range all {
-		s.Close()
+		ending.Go(s.Close)
 	}
+	ending.Wait()
 }

@@ -10,7 +10,7 @@
 //   - The endpoint cannot be asked (*EndpointError): no line, a time-out, a 5xx, an answer that is no token. It is asked
 //     again at pauses of up to a minute.
 //   - A refresh token that the provider exchanged for a new one cannot be written: the new one is used, the problem is
-//     told, and writing is tried again.
+//     told, and writing is tried again. A Source that takes over the account begins with it.
 //
 // The flows "device" and "refresh_token" live on a refresh token that a person's login (LoginByDevice,
 // LoginByRedirect) left in a Store, one file for each account. A rotated refresh token is on the disk before the old one

@@ -3,6 +3,7 @@ package oauth
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -139,12 +140,11 @@ func (r answer) unavailable() string {
 // without any secret that they repeat.
 func (a *Account) tidy(s string, secrets []string) string {
 	for _, secret := range append(secrets, a.ClientSecret) {
-		for _, form := range []string{secret, url.QueryEscape(secret)} {
-			if len(secret) > 3 {
-				s = strings.ReplaceAll(s, form, "[secret]")
-			}
+		for _, form := range forms(secret) {
+			s = strings.ReplaceAll(s, form, "[secret]")
 		}
 	}
+	s = signed.ReplaceAllString(s, "[secret]")
 	s, _, _ = strings.Cut(s, " Trace ID:")
 	s = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
@@ -157,6 +157,24 @@ func (a *Account) tidy(s string, secrets []string) string {
 		s = string(runes[:400]) + "…"
 	}
 	return s
+}
+
+// signed are JWTs, as assertions and many access tokens are, and their base64.
+var signed = regexp.MustCompile(`(eyJ|ZXlK)[A-Za-z0-9_+/=.-]{20,}`)
+
+// forms are the ways in which a provider could repeat a secret: as it is, as URLs have it, and in base64, wherever it
+// stands in what was encoded. One of a few letters may be part of any word.
+func forms(secret string) []string {
+	if len(secret) <= 3 {
+		return nil
+	}
+	all := []string{secret, url.QueryEscape(secret), url.PathEscape(secret)}
+	for _, behind := range []int{1, 2, 0} { // octets before it, in a group of three
+		text := base64.RawStdEncoding.EncodeToString(append(make([]byte, behind), secret...))
+		text = text[[]int{0, 2, 3}[behind] : len(text)-1] // but for the digits in which others have a part
+		all = append(all, text, strings.NewReplacer("+", "-", "/", "_").Replace(text))
+	}
+	return all
 }
 
 func hostOf(rawURL string) string {

@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net/http"
@@ -180,6 +181,23 @@ func TestCertificate_AssertionsAreChecked(t *testing.T) {
 		body, err := io.ReadAll(resp.Body)
 		if err != nil || (resp.StatusCode == http.StatusOK) != (c.want == "") || !strings.Contains(string(body), c.want) {
 			t.Errorf("%s: %d %s %v", c.name, resp.StatusCode, body, err)
+		}
+	}
+}
+
+// A provider may repeat what it was shown in any form; an assertion, which nobody here has kept, is known by its own.
+func TestTidy_NoFormOfASecretIsRepeated(t *testing.T) {
+	a := account(FlowClientCredentials)
+	encode := base64.StdEncoding.EncodeToString
+	for _, said := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret), encode([]byte(secret)),
+		encode([]byte("relay:" + secret)), encode([]byte("ab:" + secret + "x")), base64.URLEncoding.EncodeToString([]byte("c" + secret)),
+		"eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJyZWxheSJ9.c2lnbmF0dXJl", encode([]byte(`eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJyZWxheSJ9`))} {
+		got := a.tidy("it was "+said+" that came", nil)
+		wantAll(t, got, "it was ", "[secret]", " that came")
+		for _, form := range append(forms(secret), "eyJ", "ZXlK") {
+			if strings.Contains(got, form) {
+				t.Errorf("%q of %q is in %q", form, said, got)
+			}
 		}
 	}
 }

@@ -61,10 +61,7 @@ type Source struct {
 	fails   int
 	retry   time.Time
 	seen    stamp
-	// rotated is a grant that could not be written yet, in place of the one with the token rotatedFrom.
-	rotated     *Grant
-	rotatedFrom string
-	unsaved     error
+	unsaved error // why the grant that was had last cannot be written; nil when it is
 }
 
 // token is an access token and its times.
@@ -124,13 +121,19 @@ func (s *Source) Start() {
 
 // Close ends all requests. Token fails from then on. A renewal with a person's grant may finish for a moment first: the
 // provider may have exchanged the refresh token already, and whoever hangs up then has lost the login.
-func (s *Source) Close() {
+func (s *Source) Close() { s.closeWithin(parting) }
+
+// Retire is Close for an account that another Source takes over, while the process goes on: a renewal with a person's
+// grant may take all the time that it has in any case.
+func (s *Source) Retire() { s.closeWithin(2 * requestTimeout) }
+
+func (s *Source) closeWithin(patience time.Duration) {
 	s.mu.Lock()
 	s.closed = true
 	flight := s.flight
 	s.mu.Unlock()
 	if flight != nil && s.account.Flow.Personal() {
-		timer := time.NewTimer(parting)
+		timer := time.NewTimer(patience)
 		defer timer.Stop()
 		select {
 		case <-flight:
@@ -234,6 +237,13 @@ func (s *Source) launch(now time.Time) bool {
 func (s *Source) renew(style *oauth2.AuthStyle) (token, error) {
 	ctx := withClient(s.ctx, s.opt.Transport)
 	a := &s.account
+	if a.Flow.Personal() {
+		done, err := s.opt.Store.exchange(s.ctx, a.Name)
+		if err != nil {
+			return token{}, closedError{}
+		}
+		defer done()
+	}
 	grant, err := s.grant()
 	if err != nil {
 		return token{}, err
@@ -250,7 +260,10 @@ func (s *Source) renew(style *oauth2.AuthStyle) (token, error) {
 	if a.Flow.Personal() && tok.RefreshToken != "" && tok.RefreshToken != grant.RefreshToken {
 		next := grant
 		next.RefreshToken, next.Obtained = tok.RefreshToken, time.Now().UTC()
-		s.keep(grant.RefreshToken, next)
+		s.opt.Store.Keep(a.Name, grant.RefreshToken, next)
+		s.mu.Lock()
+		s.save()
+		s.mu.Unlock()
 	}
 	life := usualLife
 	if !tok.Expiry.IsZero() {
@@ -262,7 +275,7 @@ func (s *Source) renew(style *oauth2.AuthStyle) (token, error) {
 	return token{value: tok.AccessToken, expires: asked.Add(life), due: asked.Add(life - min(10*time.Minute, life/4))}, nil
 }
 
-// grant returns what the account lives on: nothing, a rotated grant that is not on the disk yet, or the stored one.
+// grant returns what the account lives on: nothing, or a person's grant.
 func (s *Source) grant() (Grant, error) {
 	a := &s.account
 	if !a.Flow.Personal() {
@@ -270,12 +283,12 @@ func (s *Source) grant() (Grant, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed { // while another Source exchanged the token
+		return Grant{}, closedError{}
+	}
 	s.seen = s.opt.Store.stamp(a.Name)
 	s.save()
-	g, err := s.opt.Store.Load(a.Name)
-	if s.rotated != nil && (err != nil || g.RefreshToken == s.rotatedFrom) {
-		return *s.rotated, nil
-	}
+	g, err := s.opt.Store.Current(a.Name)
 	switch {
 	case errors.Is(err, ErrNoGrant):
 		return g, a.notLoggedIn("nobody has logged in as %USER yet")
@@ -287,23 +300,12 @@ func (s *Source) grant() (Grant, error) {
 	return g, nil
 }
 
-// keep puts next on the disk in place of the grant that it was exchanged for. Until that has succeeded it is kept here.
-func (s *Source) keep(old string, next Grant) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.rotated == nil || s.rotated.RefreshToken != old {
-		s.rotatedFrom = old // what the disk has
-	}
-	s.rotated = &next
-	s.save()
-}
-
-// save writes the rotated grant that waits for it. s.mu is held.
+// save writes a grant that waits for it. s.mu is held.
 func (s *Source) save() {
-	if s.rotated == nil {
+	if !s.account.Flow.Personal() {
 		return
 	}
-	wrote, err := s.opt.Store.Rotate(s.account.Name, s.rotatedFrom, *s.rotated)
+	wrote, err := s.opt.Store.Flush(s.account.Name)
 	if err != nil {
 		if s.unsaved == nil {
 			s.opt.Log.Error("a new refresh token cannot be written; it is used, and writing is tried again", "route", s.account.Name,
@@ -315,7 +317,7 @@ func (s *Source) save() {
 	if s.unsaved != nil {
 		s.opt.Log.Info("the new refresh token is written", "route", s.account.Name)
 	}
-	s.rotated, s.rotatedFrom, s.unsaved = nil, "", nil
+	s.unsaved = nil
 	if wrote { // otherwise a login came in between, which is news
 		s.seen = s.opt.Store.stamp(s.account.Name)
 	}

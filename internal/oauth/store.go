@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -39,12 +40,17 @@ func (g Grant) GoString() string { return g.Username }
 var ErrNoGrant = errors.New("nobody has logged in yet")
 
 // Store is the folder of the grants: DATA_DIR/oauth, with a file for each account, readable by the daemon's user alone.
+// All Sources of a process share one, so that a reload, after which the Source of the account as it was and that of what
+// it is now may both be at work, does not exchange one refresh token twice: that looks to a provider like a theft.
 type Store struct {
 	dataDir string
+
+	mu    sync.Mutex
+	slots map[string]*slot
 }
 
 // NewStore returns the store beside the queue in dataDir. It touches nothing yet.
-func NewStore(dataDir string) *Store { return &Store{dataDir} }
+func NewStore(dataDir string) *Store { return &Store{dataDir: dataDir, slots: make(map[string]*slot)} }
 
 func (s *Store) dir() string { return filepath.Join(s.dataDir, "oauth") }
 
