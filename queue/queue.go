@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -61,7 +62,11 @@ type config struct {
 // delivered before Start.
 func Open(o Options) (*Queue, error) {
 	if err := makeFolder(o.Dir); err != nil {
-		return nil, fmt.Errorf("cannot create the queue's folder: %w; create it, or set another data_dir", err)
+		remedy := "create it, or set another data_dir"
+		if errors.Is(err, fs.ErrExist) {
+			remedy = "what has this name is no folder: move it away, or set another data_dir"
+		}
+		return nil, fmt.Errorf("cannot create the queue's folder: %w; %s", err, remedy)
 	}
 	st, err := openStore(o.Dir)
 	if err != nil {

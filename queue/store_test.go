@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/quick"
@@ -280,6 +281,19 @@ func TestStore_MakesItsFolder(t *testing.T) {
 		}
 		if info, err := os.Stat(dir); err != nil || !info.IsDir() || info.Mode().Perm() != 0o700 {
 			t.Errorf("%v, %v", info, err)
+		}
+	}
+}
+
+func TestOpen_SaysWhatIsInTheWayOfItsFolder(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{file, filepath.Join(file, "below")} {
+		_, err := Open(Options{Dir: dir})
+		if err == nil || !strings.Contains(err.Error(), file+": file exists; what has this name is no folder: move it away, or set another data_dir") {
+			t.Errorf("%s: %v", dir, err)
 		}
 	}
 }

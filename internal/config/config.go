@@ -145,6 +145,6 @@ func (r *reader) build(cfg *Config, root *table) {
 	cfg.Smarthosts = readSmarthosts(root)
 	cfg.Clients = readClients(root)
 	cfg.Replies = readReplies(root)
-	cfg.Metrics = readMetrics(root.table("metrics"), cfg.Smarthosts)
+	cfg.Metrics = readMetrics(root.table("metrics"), cfg.Listeners, cfg.Smarthosts)
 	r.warnWritable()
 }

@@ -242,7 +242,7 @@ relayd.toml:17: smarthost.trusted_networks: unknown key in [[smarthost]]; it bel
 func TestLoad_FilesThatCannotBeRead(t *testing.T) {
 	dir := t.TempDir()
 	for path, want := range map[string]string{
-		filepath.Join(dir, "none.toml"): "none.toml: there is no such file; give the right path with --config",
+		filepath.Join(dir, "none.toml"): `none.toml: there is no such file; give the right path with --config, or have "relayctl init" write the file`,
 		dir:                             ": cannot be read: is a directory; ",
 		"/dev/zero":                     "/dev/zero: is larger than 256 KiB; ",
 	} {

@@ -30,7 +30,7 @@ type document struct {
 func (r *reader) open() *table {
 	text, mode, err := readConfig(r.file)
 	if err != nil {
-		remedy := "give the right path with --config, or write the file; trusted_networks and one [[smarthost]] are enough"
+		remedy := `give the right path with --config, or have "relayctl init" write the file`
 		if errors.Is(err, fs.ErrPermission) {
 			remedy = "use sudo, or the user that relayd runs as"
 		}

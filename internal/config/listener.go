@@ -98,15 +98,9 @@ func refuseSameAddresses(tables []*table, listeners []Listener) {
 	type place struct{ host, port string }
 	taken := map[place]int{} // host "" stands for all addresses, "any" for whichever was first on the port
 	for i, l := range listeners {
-		host, port, err := net.SplitHostPort(l.Address)
-		if err != nil || port == "0" {
+		host, port, ok := listensOn(l.Address)
+		if !ok {
 			continue
-		}
-		host = strings.ToLower(host)
-		if addr, err := netip.ParseAddr(host); err == nil {
-			if host = addr.Unmap().String(); addr.Unmap().IsUnspecified() {
-				host = ""
-			}
 		}
 		rivals := []place{{host, port}, {"", port}}
 		if host == "" {
@@ -125,4 +119,20 @@ func refuseSameAddresses(tables []*table, listeners []Listener) {
 			}
 		}
 	}
+}
+
+// listensOn takes an address apart for comparison with others. The host is "" for all addresses of the machine; ok is
+// false when the address is not one, or its port is any that is free.
+func listensOn(address string) (host, port string, ok bool) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || port == "0" {
+		return "", "", false
+	}
+	host = strings.ToLower(host)
+	if addr, err := netip.ParseAddr(host); err == nil {
+		if host = addr.Unmap().String(); addr.Unmap().IsUnspecified() {
+			host = ""
+		}
+	}
+	return host, port, true
 }

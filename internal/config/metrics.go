@@ -11,8 +11,9 @@ type Metrics struct {
 	Address string // host:port for net.Listen; empty: none are shown
 }
 
-// readMetrics returns where metrics are shown. The smarthosts tell the names that are shown with them.
-func readMetrics(t *table, smarthosts []Smarthost) Metrics {
+// readMetrics returns where metrics are shown, which is an address that no listener has. The smarthosts tell the names
+// that are shown with them.
+func readMetrics(t *table, listeners []Listener, smarthosts []Smarthost) Metrics {
 	const key = "address"
 	s, ok := t.text(key)
 	if !ok {
@@ -31,6 +32,14 @@ func readMetrics(t *table, smarthosts []Smarthost) Metrics {
 		if strings.Contains(s.Name, "@") {
 			t.bad(key, fmt.Sprintf("metrics show the names of smarthosts, and %q is an address, which is nobody else's business", s.Name),
 				"give that smarthost a name without @")
+		}
+	}
+	host, port, ok := listensOn(address)
+	for _, l := range listeners {
+		if h, p, listens := listensOn(l.Address); ok && listens && p == port && (h == host || h == "" || host == "") {
+			t.bad(key, fmt.Sprintf("%q is taken by the [[listener]] on %q, which is for mail", address, l.Address),
+				"give the metrics a port of their own")
+			break
 		}
 	}
 	return Metrics{Address: address}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -46,6 +47,18 @@ func TestMetrics_Faults(t *testing.T) {
 	} {
 		wantAll(t, faultsOf(t, fourLines+"[metrics]\n"+text), want)
 	}
+}
+
+func TestMetrics_HaveAPortOfTheirOwn(t *testing.T) {
+	const mail, metrics = "[[listener]]\naddress = \"127.0.0.1:9125\"\n", "[metrics]\naddress = \"%s\"\n"
+	for _, address := range []string{"127.0.0.1:9125", ":9125", "[::ffff:127.0.0.1]:9125"} {
+		wantAll(t, faultsOf(t, fourLines+mail+fmt.Sprintf(metrics, address)), `:9: metrics.address: "`+address+
+			`" is taken by the [[listener]] on "127.0.0.1:9125", which is for mail; give the metrics a port of their own`)
+	}
+	for _, address := range []string{"127.0.0.1:9126", "127.0.0.2:9125", "127.0.0.1:0"} {
+		good(t, fourLines+mail+fmt.Sprintf(metrics, address))
+	}
+	wantAll(t, faultsOf(t, fourLines+fmt.Sprintf(metrics, "127.0.0.1:25")), `:7: metrics.address: "127.0.0.1:25" is taken by the [[listener]] on ":25"`)
 }
 
 // The names of smarthosts are shown to whoever asks, without a login. That of an account is a person's address.
