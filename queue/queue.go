@@ -91,6 +91,10 @@ func (q *Queue) restore(st *store) (err error) {
 	if st.missing > 0 {
 		q.log.Error("the queue's journal is damaged; what these commits held may be lost", "commits", st.missing)
 	}
+	if st.behind != nil {
+		q.log.Error("the disk of the queue is full: what the last run left in the journal stays there; what is queued is delivered, "+
+			"and no mail is taken; make room", "error", st.behind)
+	}
 	removed, err := q.spool.sweep(st.has)
 	if err != nil {
 		return fmt.Errorf("cannot clean the spool: %w", err)

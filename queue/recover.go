@@ -64,7 +64,10 @@ func Recover(dir string) (Recovered, error) {
 		return Recovered{}, err
 	}
 	s := &salvage{dir: dir, st: st, spool: spool{filepath.Join(dir, "spool")}, routes: make(map[ID]string)}
-	orphans, err := s.run(f)
+	var orphans []ID
+	if err = s.outrun(); err == nil {
+		orphans, err = s.run(f)
+	}
 	if err = errors.Join(err, st.close()); err != nil {
 		return s.Recovered, fmt.Errorf("the queue cannot be recovered: %w; nothing was changed", err)
 	}
@@ -196,11 +199,17 @@ func (s *salvage) flush() error {
 func (s *salvage) replay() error {
 	l := newLayer(0)
 	if s.known {
-		_, missing, err := s.state.replay(s.dir, l.apply)
+		if err := s.state.overtaken(s.dir); err != nil {
+			s.fault(err)
+			s.known = false
+		}
+	}
+	if s.known {
+		end, err := s.state.replay(s.dir, func(_ uint64, d delta) { l.apply(d) })
 		if err != nil {
 			s.fault(err)
 		}
-		s.Commits = missing
+		s.Commits = end.missing
 	} else {
 		s.replayAll(l)
 	}
@@ -211,6 +220,25 @@ func (s *salvage) replay() error {
 	}
 	clear(l.due) // it is made anew
 	return s.st.db.Update(func(tx *bolt.Tx) error { return l.write(openBuckets(tx)) })
+}
+
+// outrun begins the journal of the new store with a generation that no file of the old one has: an exchange that is cut
+// short leaves these beside the new database, which must not take itself for an older one than they were written for.
+func (s *salvage) outrun() error {
+	var gen uint64
+	for n := range uint64(2) {
+		f, err := os.Open(filepath.Join(s.dir, journalName(n)))
+		if err != nil {
+			continue
+		}
+		if g, _, ok := readFileHeader(f); ok {
+			gen = max(gen, g)
+		}
+		_ = f.Close() // it was only read
+	}
+	j := s.st.journal
+	j.gen, s.st.active = gen+1, newLayer(gen+1)
+	return s.st.db.Update(func(tx *bolt.Tx) error { return journalState{gen: gen, salt: j.salt}.put(tx) })
 }
 
 func (s *salvage) replayAll(l *layer) {

@@ -16,7 +16,7 @@ import (
 )
 
 // store is the seam to what is on disk: records and content in, records and content out, one commit. Nothing outside
-// this file and its neighbours (layer.go, checkpoint.go, store_read.go; recover.go and compact.go for a store that is
+// this file and its neighbours (layer.go, checkpoint.go, resume.go, store_read.go; recover.go and compact.go for a store that is
 // repaired) knows a bucket or a transaction. Envelopes, content and the due index are buckets of their own,
 // so that neither a start nor a list reads content.
 //
@@ -28,6 +28,7 @@ type store struct {
 	journal  *journal // nil for one that is only read
 	pageSize int64    // of the database, in octets
 	missing  int      // commits in the journal that could not be read at the start
+	behind   error    // why the start could not write the journal to the database: there was no room
 
 	commits sync.Mutex // held by a commit, and to rotate
 	timer   *time.Timer
@@ -165,35 +166,27 @@ func (s *store) recover(dir string) error {
 		return err
 	}
 	s.active = newLayer(left.gen + 1)
-	err = s.db.Update(func(tx *bolt.Tx) error {
+	err = noRoom(s.db.Update(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{bucketEnvelopes(), bucketBodies(), bucketDue(), bucketHistory(), bucketJournal(), bucketQuarantine()} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
 		}
-		if err := left.write(openBuckets(tx)); err != nil {
-			return err
+		for _, l := range left.layers {
+			if err := l.write(openBuckets(tx)); err != nil {
+				return err
+			}
 		}
 		return journalState{gen: left.gen, salt: s.journal.salt}.put(tx)
-	})
+	}))
+	if errors.Is(err, errNoRoom) && state.salt != 0 {
+		s.behind = err
+		return s.resume(state, left)
+	}
 	if err != nil {
 		return err
 	}
 	return s.journal.shrink()
-}
-
-// load returns what the journal in dir holds and the database does not.
-func (s journalState) load(dir string) (*layer, error) {
-	l := newLayer(s.gen)
-	if s.salt == 0 {
-		return l, nil
-	}
-	gen, missing, err := s.replay(dir, l.apply)
-	if err != nil {
-		return nil, err
-	}
-	l.gen, l.missing = gen, missing
-	return l, nil
 }
 
 func (s *store) journalState() (st journalState, err error) {
@@ -257,7 +250,10 @@ func openStoreReadOnly(dir string) (*store, error) {
 	if err == nil {
 		var state journalState
 		if state, err = s.journalState(); err == nil {
-			s.active, err = state.load(dir)
+			var left remains
+			if left, err = state.load(dir); err == nil {
+				s.frozen, s.active = left.split(state)
+			}
 		}
 	}
 	if err != nil {
@@ -435,6 +431,12 @@ func (s *store) commitDirectly(changes []*change) error {
 		}
 		return nil
 	}))
+	if err == nil {
+		// The journal has nothing of this. With a second transaction both meta pages lead to it, of which one may be lost.
+		if err = noRoom(s.db.Update(func(*bolt.Tx) error { return nil })); errors.Is(err, errNoRoom) {
+			err = nil
+		}
+	}
 	if err != nil && !errors.Is(err, errNoRoom) {
 		return s.fail(err)
 	}
