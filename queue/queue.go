@@ -39,7 +39,8 @@ type Queue struct {
 	pending     atomic.Int64 // messages that are arriving
 	bytes       atomic.Int64 // of content in the queue
 	quarantined atomic.Int64
-	unreported  atomic.Int64 // reports that could not be delivered
+	unreported  atomic.Int64  // reports that could not be delivered
+	exports     atomic.Uint64 // messages that were exported
 	traffic     traffic
 	closing     atomic.Bool
 
