@@ -162,7 +162,7 @@ func SaveExported(dir string, from io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("a message ends before its content: %w", noEOF(err))
 	}
-	rec, err := parseExported(line)
+	rec, err := decodeExported(line)
 	if err != nil {
 		return err
 	}

@@ -223,6 +223,13 @@ func TestImport_RefusesWhatIsNotWhole(t *testing.T) {
 			}
 			return os.WriteFile(base+".json", bytes.ReplaceAll(text, []byte("large@"), []byte(`x\r\nRCPT TO:<large@`)), 0o600)
 		},
+		"a parameter in a path": func(base string) error {
+			text, err := os.ReadFile(base + ".json")
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(base+".json", bytes.ReplaceAll(text, []byte("sender@lan.example"), []byte("sender@lan.example> SIZE=1")), 0o600)
+		},
 		"newer": func(base string) error { return os.WriteFile(base+".json", []byte(`{"format":2}`), 0o600) },
 	} {
 		t.Run(name, func(t *testing.T) {

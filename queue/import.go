@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"relayd/internal/envelope"
 )
 
 // Imported says what Import did. The ids of messages that got another one are in Renamed, by their old ones.
@@ -168,6 +170,18 @@ func readExported(name string) (*record, error) {
 
 // parseExported returns the record in what an ID.json holds, when an import may take it.
 func parseExported(text []byte) (*record, error) {
+	r, err := decodeExported(text)
+	if err != nil {
+		return nil, err
+	}
+	if r.Gone || len(r.unsettled()) == 0 {
+		return nil, errors.New("none of its recipients waits")
+	}
+	return r, checkImported(r)
+}
+
+// decodeExported returns the record in what an ID.json holds.
+func decodeExported(text []byte) (*record, error) {
 	var e exported
 	if err := json.Unmarshal(text, &e); err != nil {
 		return nil, fmt.Errorf("it is not what an export writes: %w", err)
@@ -183,23 +197,48 @@ func parseExported(text []byte) (*record, error) {
 		return nil, err
 	case r == nil || id == 0 || len(r.Recipients) == 0 || len(r.Recipients) != len(r.Envelope.Recipients) || r.Size < 0:
 		return nil, errors.New("it is not what an export writes: recipients, or their states, are missing")
-	case !printable(r):
-		return nil, errors.New("its envelope has control characters")
-	case r.Gone || len(r.unsettled()) == 0:
-		return nil, errors.New("none of its recipients waits")
 	}
 	r.ID = id
 	return r, nil
 }
 
-// printable reports whether the envelope has no control characters, which would be commands of their own on the wire.
-func printable(r *record) bool {
-	words := []string{string(r.Envelope.ReversePath), r.Envelope.EnvID, r.Envelope.Ret, r.Envelope.Body}
-	for _, rcpt := range r.Envelope.Recipients {
-		words = append(words, string(rcpt.Path), rcpt.ORcpt)
+// checkImported returns an error when a record has what no message has that came in by SMTP: on the wire it would be a
+// command or a parameter of its own.
+func checkImported(r *record) error {
+	if !r.Envelope.ReversePath.IsNull() && !isPath(r.Envelope.ReversePath) {
+		return fmt.Errorf("its sender %q is no address", string(r.Envelope.ReversePath))
 	}
-	return !slices.ContainsFunc(words, func(w string) bool { return strings.ContainsFunc(w, unicode.IsControl) })
+	words := []string{r.Envelope.EnvID}
+	for i, rcpt := range r.Envelope.Recipients {
+		if !isPath(rcpt.Path) {
+			return fmt.Errorf("its recipient %q is no address", string(rcpt.Path))
+		}
+		state := r.Recipients[i]
+		if !slices.Contains([]string{StatusWaiting, StatusDelivered, StatusFailed}, state.Status) || state.Attempts < 0 || state.Waited < 0 {
+			return fmt.Errorf("the state of its recipient %q cannot be", string(rcpt.Path))
+		}
+		words = append(words, rcpt.ORcpt)
+	}
+	switch {
+	case slices.ContainsFunc(words, func(w string) bool { return strings.ContainsFunc(w, notInParam) }),
+		!slices.Contains([]string{"", "7BIT", "8BITMIME"}, r.Envelope.Body), !slices.Contains([]string{"", "FULL", "HDRS"}, r.Envelope.Ret):
+		return errors.New("its envelope has a parameter that cannot be")
+	case strings.ContainsFunc(r.Origin.Helo+r.Origin.Protocol, unicode.IsControl):
+		return errors.New("where it came from has control characters")
+	case r.Attempts < 0 || r.Panics < 0:
+		return errors.New("its attempts are fewer than none")
+	}
+	return nil
 }
+
+// isPath reports whether p is a mailbox as ParsePath returns it.
+func isPath(p envelope.Path) bool {
+	same, err := envelope.ParsePath(string(p))
+	return err == nil && same == p
+}
+
+// notInParam reports whether r ends the value of a parameter of MAIL or RCPT.
+func notInParam(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }
 
 // store stores a message and its content, which is as r says or an error.
 func (im *importer) store(r *record, content io.Reader) (err error) {
