@@ -183,7 +183,7 @@ func (s *salvage) flush() error {
 	if s.err != nil {
 		return s.err
 	}
-	s.err = s.st.db.Update(func(tx *bolt.Tx) error {
+	s.err = s.st.update(func(tx *bolt.Tx) error {
 		for _, e := range entries {
 			if err := tx.Bucket(e.bucket).Put(e.key, e.value); err != nil {
 				return err
@@ -219,7 +219,7 @@ func (s *salvage) replay() error {
 		}
 	}
 	clear(l.due) // it is made anew
-	return s.st.db.Update(func(tx *bolt.Tx) error { return l.write(openBuckets(tx)) })
+	return s.st.update(func(tx *bolt.Tx) error { return l.write(openBuckets(tx)) })
 }
 
 // outrun begins the journal of the new store with a generation that no file of the old one has: an exchange that is cut
@@ -238,7 +238,7 @@ func (s *salvage) outrun() error {
 	}
 	j := s.st.journal
 	j.gen, s.st.active = gen+1, newLayer(gen+1)
-	return s.st.db.Update(func(tx *bolt.Tx) error { return journalState{gen: gen, salt: j.salt}.put(tx) })
+	return s.st.update(func(tx *bolt.Tx) error { return journalState{gen: gen, salt: j.salt}.put(tx) })
 }
 
 func (s *salvage) replayAll(l *layer) {

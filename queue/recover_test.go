@@ -416,7 +416,7 @@ func TestRecover_WhatHasGoneStaysGone(t *testing.T) {
 	if err := st.close(); err != nil {
 		t.Fatal(err)
 	}
-	db, err := openBolt(filepath.Join(dir, databaseName), boltOptions())
+	db, _, err := openBolt(filepath.Join(dir, databaseName), boltOptions())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -139,11 +139,11 @@ func resumed(dir string) (*store, error) {
 	if err := checkDatabase(path, currentFormat); err != nil {
 		return nil, err
 	}
-	db, err := openBolt(path, boltOptions())
+	db, file, err := openBolt(path, boltOptions())
 	if err != nil {
 		return nil, err
 	}
-	st := &store{db: db, pageSize: int64(db.Info().PageSize)}
+	st := &store{db: db, file: file, pageSize: int64(db.Info().PageSize)}
 	state, err := st.journalState()
 	if err != nil {
 		return nil, errors.Join(err, st.abandon())
