@@ -320,6 +320,14 @@ func TestFullDisk_StartsWithAJournalThatDoesNotFit(t *testing.T) {
 				t.Fatalf("the stop: %v", err)
 			}
 		}
+		// An import needs to know of all that is here, and leaves what it finds to the daemon.
+		other := t.TempDir()
+		if err := os.WriteFile(filepath.Join(other, "1M8063JNNNMR7"+recordSuffix), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Import(dir, other, false); !errors.Is(err, errNoRoom) {
+			t.Errorf("an import: %v", err)
+		}
 		tr.set(nil)
 		r = openRig(t, dir, tr, policy)
 		r.Start()

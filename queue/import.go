@@ -37,17 +37,24 @@ func Import(dir, from string, force bool) (done Imported, err error) {
 	if err := makeFolder(dir); err != nil {
 		return done, err
 	}
+	spool, err := openSpool(dir)
+	if err != nil {
+		return done, err
+	}
+	lock, err := lockQueue(dir, true)
+	if err != nil {
+		return done, err
+	}
+	defer func() { err = errors.Join(err, unlockQueue(lock)) }()
 	st, err := openStore(dir)
 	if err != nil {
 		return done, err
 	}
-	im := importer{Imported: Imported{Renamed: make(map[string]string)}, st: st, force: force}
-	if im.spool, err = openSpool(dir); err == nil {
-		if err = im.learn(); err == nil {
-			for _, name := range names {
-				if e := im.take(name); e != nil {
-					err = errors.Join(err, fmt.Errorf("%s: %w", name, e))
-				}
+	im := importer{Imported: Imported{Renamed: make(map[string]string)}, st: st, spool: spool, force: force}
+	if err = im.learn(); err == nil {
+		for _, name := range names {
+			if e := im.take(name); e != nil {
+				err = errors.Join(err, fmt.Errorf("%s: %w", name, e))
 			}
 		}
 	}
@@ -98,6 +105,9 @@ func (r *record) identity() identity {
 
 // learn looks at every message that is or was in the queue.
 func (im *importer) learn() (err error) {
+	if im.st.behind != nil { // what is to be known is not all in the database
+		return im.st.behind
+	}
 	im.known = make(map[identity]bool)
 	if im.ids.last, err = im.st.last(); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ type Options struct {
 // Queue owns the messages of one folder.
 type Queue struct {
 	dir       string
+	lock      *os.File // see lockQueue
 	log       *slog.Logger
 	committer *committer
 	scheduler *scheduler
@@ -63,11 +65,19 @@ func Open(o Options) (*Queue, error) {
 	if err := makeFolder(o.Dir); err != nil {
 		return nil, fmt.Errorf("cannot create the queue's folder: %w; create it, or set another data_dir", err)
 	}
-	st, err := openStore(o.Dir)
+	spool, err := openSpool(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create the folder of large messages: %w", err)
+	}
+	lock, err := lockQueue(o.Dir, true)
 	if err != nil {
 		return nil, err
 	}
-	q := &Queue{dir: o.Dir, log: o.Log, free: freeSpace{dir: o.Dir}, fullLog: atMost{every: time.Minute}}
+	st, err := openStore(o.Dir)
+	if err != nil {
+		return nil, errors.Join(err, unlockQueue(lock))
+	}
+	q := &Queue{dir: o.Dir, lock: lock, spool: spool, log: o.Log, free: freeSpace{dir: o.Dir}, fullLog: atMost{every: time.Minute}}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	patience := outcomePatience
 	if o.hasty {
@@ -78,7 +88,7 @@ func Open(o Options) (*Queue, error) {
 	q.scheduler = newScheduler(q)
 	q.Configure(o.Transport, o.Hostname, o.Policy)
 	if err := q.restore(st); err != nil {
-		return nil, errors.Join(err, st.close())
+		return nil, errors.Join(err, st.close(), unlockQueue(lock))
 	}
 	go q.committer.run()
 	return q, nil
@@ -86,9 +96,6 @@ func Open(o Options) (*Queue, error) {
 
 // restore makes the store's messages known to the scheduler, and removes what a crash has left in the spool.
 func (q *Queue) restore(st *store) (err error) {
-	if q.spool, err = openSpool(q.dir); err != nil {
-		return err
-	}
 	if st.missing > 0 {
 		q.log.Error("the queue's journal is damaged; what these commits held may be lost", "commits", st.missing)
 	}
@@ -178,7 +185,7 @@ func (q *Queue) Close(ctx context.Context) error {
 		q.scheduler.post(func() { q.scheduler.quit = true })
 	}
 	q.others.Wait()
-	return err
+	return errors.Join(err, unlockQueue(q.lock))
 }
 
 // pendingPatience is how long Close waits for finishPending, which a store that is away holds up; pendingPause is how

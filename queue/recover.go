@@ -31,7 +31,12 @@ type Recovered struct {
 
 // Recover saves what can be read of the queue in dir, whose daemon is not running, into a new one. What was there is
 // kept beside it in a folder of its own. When it fails or is interrupted everything is as it was.
-func Recover(dir string) (Recovered, error) {
+func Recover(dir string) (done Recovered, err error) {
+	lock, err := lockQueue(dir, true)
+	if err != nil {
+		return Recovered{}, err
+	}
+	defer func() { err = errors.Join(err, unlockQueue(lock)) }()
 	f, err := os.Open(filepath.Join(dir, databaseName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Recovered{}, err

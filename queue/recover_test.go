@@ -271,6 +271,37 @@ func TestRecover_RunningDaemonAndNewerFormatAreRefused(t *testing.T) {
 	}
 }
 
+// A daemon whose store has failed and is away has its queue all the same: what came in behind its back would wait for its
+// next start, or be written over.
+func TestLock_IsTheDaemonsWhileItsStoreIsAway(t *testing.T) {
+	_, backup, _ := exportFrom(t, newFakeTransport())
+	tr := newFakeTransport()
+	tr.set(hostAway)
+	r := openRig(t, t.TempDir(), tr, testPolicy)
+	r.Start()
+	defer r.stop()
+	r.send("a@example.com")
+	mend := r.breakStore()
+	if _, reply := r.try("b@example.com", 100); reply.Code != 451 {
+		t.Fatalf("the store works: %v", reply)
+	}
+	until(t, "the store to be away", func() bool { return strings.Contains(r.log.String(), "still failing") })
+	_, imported := Import(r.dir, backup, false)
+	_, recovered := Recover(r.dir)
+	_, _, compacted := Compact(r.dir)
+	_, read := OpenReadOnly(r.dir)
+	for what, err := range map[string]error{"import": imported, "recover": recovered, "compact": compacted, "reading": read} {
+		if !errors.Is(err, ErrLocked) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	mend()
+	until(t, "mail to be taken again", func() bool { id, _ := r.try("again@example.com", 100); return id != "" })
+	if n := r.Counts().Deferred + r.Counts().Active; n != 2 {
+		t.Errorf("%d messages", n)
+	}
+}
+
 // Until the exchange is complete nobody else gets the new database: a daemon that is started amid it would write its
 // first commits to a journal whose name is then removed.
 func TestRecover_IsAloneUntilItsEnd(t *testing.T) {
