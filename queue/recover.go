@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -211,10 +212,9 @@ func (s *salvage) replay() error {
 	}
 	if s.known {
 		end, err := s.state.replay(s.dir, func(_ uint64, d delta) { l.apply(d) })
-		if err != nil {
-			s.fault(err)
+		if s.Commits = end.missing; err != nil {
+			s.replayAll(l) // which reads on behind what cannot be read
 		}
-		s.Commits = end.missing
 	} else {
 		s.replayAll(l)
 	}
@@ -267,10 +267,27 @@ func (s *salvage) replayAll(l *layer) {
 	// The old database may have the older file already: what came there and left later is to leave the new one, too.
 	apply := func(d delta) { d.intake = false; l.apply(d) }
 	for _, j := range files {
-		if _, err := j.replayFile(j.f, j.gen, 0, apply); err != nil {
+		if _, err := j.replayFile(legibleFile{j.f, s.fault}, j.gen, 0, apply); err != nil {
 			s.fault(err)
 		}
 	}
+}
+
+// legibleFile is a file of which what the disk cannot read is zeros, and told of.
+type legibleFile struct {
+	readerAtSize
+	fault func(error)
+}
+
+// ReadAt reads all of p, unless the file ends within.
+func (f legibleFile) ReadAt(p []byte, at int64) (int, error) {
+	n, err := f.readerAtSize.ReadAt(p, at)
+	if err == nil || errors.Is(err, io.EOF) {
+		return n, err
+	}
+	f.fault(err)
+	clear(p)
+	return len(p), nil
 }
 
 // strays looks for messages in pages that no order leads to any more. Such a page may also be one that the database had
@@ -434,7 +451,11 @@ func (s *salvage) orphans() (orphans []ID, err error) {
 // itself is one rename.
 func (s *salvage) exchange(tmp string, orphans []ID) (err error) {
 	s.Old = filepath.Join(s.dir, "queue.damaged-"+time.Now().Format("20060102-150405.000"))
-	if err := os.MkdirAll(filepath.Join(s.Old, "spool"), 0o700); err != nil {
+	// One that is there is that of another recovery, from before the clock was set back.
+	if err := os.Mkdir(s.Old, 0o700); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(s.Old, "spool"), 0o700); err != nil {
 		return err
 	}
 	old := []string{databaseName, markerName, journalName(0), journalName(1)}

@@ -6,9 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -427,6 +429,51 @@ func TestStore_FileThatIsCutWhileItIsOpen(t *testing.T) {
 	}
 	if err := st.abandon(); err != nil {
 		t.Error(err)
+	}
+}
+
+// badSector is a file with octets that the disk cannot read.
+type badSector struct {
+	*os.File
+	at int64
+}
+
+func (b badSector) ReadAt(p []byte, at int64) (int, error) {
+	if at <= b.at && b.at < at+int64(len(p)) {
+		return 0, &fs.PathError{Op: "read", Path: b.Name(), Err: syscall.EIO}
+	}
+	return b.File.ReadAt(p, at)
+}
+
+// A sector of the journal that cannot be read costs a recovery what lies there, and not what comes after it.
+func TestRecover_ReadsOnBehindABadSector(t *testing.T) {
+	dir := t.TempDir()
+	st := still(mustOpenStore(t, dir))
+	defer st.close()
+	for id := ID(1); id <= 4; id++ {
+		mustCommit(t, st, newMessage(t, id, bytes.Repeat([]byte("content"), 1000)))
+	}
+	f, err := os.Open(filepath.Join(dir, journalName(st.journal.gen)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	file, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := journalState{salt: st.journal.salt}
+	at := frames(t, file)
+	for what, bad := range map[string]int{"head": at[1], "payload": at[1] + frameBlock + 5} {
+		var faults []error
+		l := newLayer(0)
+		legible := legibleFile{badSector{f, int64(bad)}, func(err error) { faults = append(faults, err) }}
+		if r, err := state.replayFile(legible, st.journal.gen, 0, l.apply); err != nil || r.frames != 3 || r.missing != 1 {
+			t.Errorf("%s: %+v, %v", what, r, err)
+		}
+		if _, ok := l.envelopes[2]; ok || len(l.envelopes) != 3 || len(faults) == 0 || !errors.Is(faults[0], syscall.EIO) {
+			t.Errorf("%s: %d messages, faults %v", what, len(l.envelopes), faults)
+		}
 	}
 }
 

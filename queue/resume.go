@@ -29,6 +29,9 @@ func (s journalState) load(dir string) (left remains, err error) {
 		}
 		left.layers[len(left.layers)-1].apply(d)
 	})
+	if err != nil {
+		err = fmt.Errorf("the journal cannot be read: %w%s", err, recoverRemedy)
+	}
 	return left, err
 }
 
