@@ -12,18 +12,23 @@ type cache struct{ used atomic.Int64 }
 type cached struct {
 	record *record
 	body   []byte
+	size   int64 // octets of memory, about
 }
 
-func (c *cached) size() int64 { return int64(cap(c.body)) + 1024 }
+// cachedRecipient is what a recipient of a record takes in memory beside its words, in octets, about.
+const cachedRecipient = 256
 
 // keep returns r and body as a cached pair, or nil when there is no room.
 func (c *cache) keep(r *record, body []byte) *cached {
-	e := &cached{record: r, body: body}
-	if c.used.Add(e.size()) > cacheLimit {
-		c.used.Add(-e.size())
+	e := &cached{record: r, body: body, size: 1024 + int64(cap(body))}
+	for _, rcpt := range r.Envelope.Recipients {
+		e.size += cachedRecipient + int64(len(rcpt.Path)+len(rcpt.ORcpt))
+	}
+	if c.used.Add(e.size) > cacheLimit {
+		c.drop(e)
 		return nil
 	}
 	return e
 }
 
-func (c *cache) drop(e *cached) { c.used.Add(-e.size()) }
+func (c *cache) drop(e *cached) { c.used.Add(-e.size) }

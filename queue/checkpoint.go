@@ -84,7 +84,7 @@ func (s *store) rotate() {
 // later: the journal has it, and outcomes still fit there.
 func (s *store) checkpoint(l *layer, written chan<- struct{}) {
 	s.keepFreelist(s.db.Stats().FreePageN <= freelistSynced)
-	err := noRoom(s.db.Update(func(tx *bolt.Tx) error {
+	err := noRoom(s.update(func(tx *bolt.Tx) error {
 		if err := l.write(openBuckets(tx)); err != nil {
 			return err
 		}
@@ -124,7 +124,7 @@ func (s *store) writeFreelist() error {
 		return nil
 	}
 	s.keepFreelist(true)
-	return s.db.Update(func(*bolt.Tx) error { return nil })
+	return s.update(func(*bolt.Tx) error { return nil })
 }
 
 // roomPause is how long the store waits for room on the disk before it tries again.

@@ -75,7 +75,7 @@ func newCommitter(dir string, st *store, log *slog.Logger, patience time.Duratio
 		last:     make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
-	st.failing = c.fail
+	st.attend(c.fail)
 	return c
 }
 
@@ -425,7 +425,7 @@ func (c *committer) reopen(changes []*change) error {
 	if err != nil {
 		return err
 	}
-	st.failing = c.fail
+	st.attend(c.fail)
 	for _, ch := range changes {
 		ch.again = true
 	}

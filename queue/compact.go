@@ -19,7 +19,12 @@ func Compact(dir string) (before, after int64, err error) {
 	if _, err := os.Stat(path); err != nil {
 		return 0, 0, fmt.Errorf("there is no queue in %s: %w", dir, err)
 	}
-	st, err := openStore(dir) // its lock keeps a daemon out
+	lock, err := lockQueue(dir, true)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, unlockQueue(lock)) }()
+	st, err := openStore(dir)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -18,7 +18,7 @@
 //   - a route has no host that works (envelope.Attempt.Site): its messages wait in memory without an attempt being
 //     counted or the disk being touched, one of them probes, and when it gets through the rest follow at once;
 //   - the disk is nearly full: Begin answers 452 while Policy.MinFree is still there to settle what is queued; when it
-//     is full to the last block, outcomes go into room that the journal has kept for them, and all goes on by itself
-//     once there is room;
+//     is full to the last block, outcomes go into room that the journal has kept for them, also after a start, and all
+//     goes on by itself once there is room;
 //   - the database is damaged: Open refuses it and changes nothing; Recover saves what can be read into a new one.
 package queue

@@ -7,13 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
-	"time"
-	"unicode"
 )
 
 // A message outside of a queue is two files: ID.eml with its content, octet by octet, and ID.json with all that the queue
@@ -35,7 +30,7 @@ type exported struct {
 // is missing, and returns how many it wrote. Files of the same names are replaced. A message whose content or record is damaged is
 // left out; the error says so, and the others are written.
 func (r *Reader) Export(dir string, ids []string) (n int, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := MakeExportFolder(dir); err != nil {
 		return 0, err
 	}
 	var failed []error
@@ -52,8 +47,14 @@ func (r *Reader) Export(dir string, ids []string) (n int, err error) {
 	} else {
 		err = r.exportAll(export, fail)
 	}
-	return n, errors.Join(err, errors.Join(failed...), syncDir(dir))
+	return n, errors.Join(err, errors.Join(failed...), FinishExport(dir))
 }
+
+// MakeExportFolder makes the folder that messages are exported to, with what is missing above it.
+func MakeExportFolder(dir string) error { return os.MkdirAll(dir, 0o700) }
+
+// FinishExport returns once what was exported to dir is on disk.
+func FinishExport(dir string) error { return syncDir(dir) }
 
 // exportNamed calls export with the messages of these ids, when all of them are in the queue.
 func (r *Reader) exportNamed(ids []string, export func(*record)) error {
@@ -102,16 +103,80 @@ func (r *Reader) exportOne(dir string, rec *record) error {
 		return err
 	}
 	defer from.Close()
-	base := filepath.Join(dir, rec.ID.String())
-	err = writeFileFrom(base+contentSuffix, func(w io.Writer) error { return copyContent(w, from, rec) })
+	text, err := encodeExported(rec)
 	if err != nil {
 		return err
 	}
-	return writeFileFrom(base+recordSuffix, func(w io.Writer) error {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(exported{exportFormat, rec.ID.String(), rec})
-	})
+	return saveExported(dir, rec, text, from)
+}
+
+// encodeExported returns what ID.json holds, in one line.
+func encodeExported(rec *record) ([]byte, error) {
+	return json.Marshal(exported{exportFormat, rec.ID.String(), rec})
+}
+
+// saveExported writes the two files of a message, whose content must be as rec says.
+func saveExported(dir string, rec *record, text []byte, content io.Reader) error {
+	base := filepath.Join(dir, rec.ID.String())
+	err := writeFileFrom(base+contentSuffix, func(w io.Writer) error { return copyContent(w, content, rec) })
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	if err := json.Indent(&b, text, "", "  "); err != nil {
+		return err
+	}
+	b.WriteByte('\n')
+	return writeFileFrom(base+recordSuffix, func(w io.Writer) error { _, err := b.WriteTo(w); return err })
+}
+
+// Export returns a message of a queue that is running, as SaveExported takes it: what ID.json holds as a line, then the
+// content. The error is ErrNotFound when the message is not in the queue, or not any more. What it reads of large messages
+// is not checked here.
+func (q *Queue) Export(id string) (io.ReadCloser, error) {
+	if n := q.exports.Add(1); n%exportRelease == 0 {
+		_ = q.committer.read((*store).release) // the memory is the system's to take back in any case
+	}
+	rec, content, err := openMessage(q.committer.read, q.spool, id)
+	if err != nil {
+		return nil, err
+	}
+	text, err := encodeExported(rec)
+	if err != nil {
+		return nil, errors.Join(err, content.Close())
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(append(text, '\n')), content), content}, nil
+}
+
+// exportRelease is how many messages are exported until the memory is given back that they were read through.
+const exportRelease = 1000
+
+// SaveExported writes the files of one message, which from has as Queue.Export returns it, to dir. When from ends early or is
+// damaged nothing is written that an import would take.
+func SaveExported(dir string, from io.Reader) error {
+	r := bufio.NewReaderSize(from, 64<<10)
+	line, err := r.ReadBytes('\n')
+	if err != nil {
+		return fmt.Errorf("a message ends before its content: %w", noEOF(err))
+	}
+	rec, err := decodeExported(line)
+	if err != nil {
+		return err
+	}
+	if err := saveExported(dir, rec, bytes.TrimSuffix(line, []byte("\n")), r); err != nil {
+		return fmt.Errorf("%s: %w", rec.ID, err)
+	}
+	return nil
+}
+
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 // writeFileFrom creates path with what write writes, so that a crash or an error leaves all of it or what was there.
@@ -134,222 +199,4 @@ func writeFileFrom(path string, write func(io.Writer) error) error {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return nil
-}
-
-// Imported says what Import did. The ids of messages that got another one are in Renamed, by their old ones.
-type Imported struct {
-	Messages int               `json:"messages"`
-	Known    int               `json:"known"` // were here before, or are, and were left out
-	Renamed  map[string]string `json:"renamed"`
-}
-
-// Import takes the messages that Export wrote to from into the queue in dir, which is created when it is missing and
-// whose daemon is not running. A message keeps its id, its recipients' states, its attempts and its hold; when another
-// one has the id it gets a new one. One that is or was in this queue, as far back as its history goes, is left out unless
-// force is set. A message that is not as it was written is left out, and the error says so; the others are taken. To
-// import a message in two places is to deliver it twice.
-func Import(dir, from string, force bool) (done Imported, err error) {
-	names, err := exportedNames(from)
-	if err != nil {
-		return done, err
-	}
-	if err := makeFolder(dir); err != nil {
-		return done, err
-	}
-	st, err := openStore(dir)
-	if err != nil {
-		return done, err
-	}
-	im := importer{Imported: Imported{Renamed: make(map[string]string)}, st: st, force: force}
-	if im.spool, err = openSpool(dir); err == nil {
-		if err = im.learn(); err == nil {
-			for _, name := range names {
-				if e := im.take(name); e != nil {
-					err = errors.Join(err, fmt.Errorf("%s: %w", name, e))
-				}
-			}
-		}
-	}
-	return im.Imported, errors.Join(err, st.close(), adopt(dir))
-}
-
-// exportedNames returns the records in the folder from, in order.
-func exportedNames(from string) (names []string, err error) {
-	entries, err := os.ReadDir(from)
-	if err != nil {
-		return nil, fmt.Errorf("there is no exported message in %s: %w", from, err)
-	}
-	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), recordSuffix) {
-			names = append(names, filepath.Join(from, e.Name()))
-		}
-	}
-	if len(names) == 0 {
-		return nil, fmt.Errorf("there is no exported message in %s (no ID%s)", from, recordSuffix)
-	}
-	return names, nil
-}
-
-type importer struct {
-	Imported
-	st    *store
-	spool spool
-	force bool
-	ids   idSource
-	known map[identity]bool
-}
-
-// identity tells whether two records are of the same message, whatever ids they have.
-type identity struct {
-	id   ID // that it was received under
-	at   int64
-	sum  uint32
-	size int64
-}
-
-func (r *record) identity() identity {
-	id := r.ID
-	if r.From != 0 {
-		id = r.From
-	}
-	return identity{id, r.ReceivedAt.UnixNano(), r.Sum, r.Size}
-}
-
-// learn looks at every message that is or was in the queue.
-func (im *importer) learn() (err error) {
-	im.known = make(map[identity]bool)
-	if im.ids.last, err = im.st.last(); err != nil {
-		return err
-	}
-	return im.st.eachRecord(func(r *record) { im.known[r.identity()] = true })
-}
-
-// take imports the message whose record is in the file called name.
-func (im *importer) take(name string) error {
-	r, err := readExported(name)
-	if err != nil {
-		return err
-	}
-	same := im.known[r.identity()]
-	if same && !im.force {
-		im.Known++
-		return nil
-	}
-	old := r.ID
-	taken, err := im.taken(r.ID)
-	if err != nil {
-		return err
-	}
-	if taken || same {
-		if r.From == 0 {
-			r.From = r.ID
-		}
-		for taken = true; taken; {
-			r.ID = im.ids.next(time.Now())
-			if taken, err = im.taken(r.ID); err != nil {
-				return err
-			}
-		}
-	}
-	f, err := os.Open(strings.TrimSuffix(name, recordSuffix) + contentSuffix)
-	if err != nil {
-		return fmt.Errorf("its content is missing: %w", err)
-	}
-	defer f.Close()
-	if err := im.store(r, f); err != nil {
-		return err
-	}
-	im.known[r.identity()] = true
-	if im.Messages++; r.ID != old {
-		im.Renamed[old.String()] = r.ID.String()
-	}
-	return nil
-}
-
-// taken reports whether an id names a message that is or was in the queue, or a file of the spool.
-func (im *importer) taken(id ID) (bool, error) {
-	has, err := im.st.has(id)
-	if err != nil || has {
-		return has, err
-	}
-	if _, err = im.st.history(id); err == nil || !errors.Is(err, ErrNotFound) {
-		return true, nil
-	}
-	_, err = os.Lstat(im.spool.path(id))
-	return !errors.Is(err, fs.ErrNotExist), nil
-}
-
-func readExported(name string) (*record, error) {
-	text, err := os.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	var e exported
-	if err := json.Unmarshal(text, &e); err != nil {
-		return nil, fmt.Errorf("it is not what an export writes: %w", err)
-	}
-	if e.Format != exportFormat {
-		return nil, fmt.Errorf("it is in format %d, of which this version knows %d alone; use the relayctl that wrote it, or a newer one",
-			e.Format, exportFormat)
-	}
-	r := e.Message
-	id, err := ParseID(e.ID)
-	switch {
-	case err != nil:
-		return nil, err
-	case r == nil || id == 0 || len(r.Recipients) == 0 || len(r.Recipients) != len(r.Envelope.Recipients) || r.Size < 0:
-		return nil, errors.New("it is not what an export writes: recipients, or their states, are missing")
-	case !printable(r):
-		return nil, errors.New("its envelope has control characters")
-	case r.Gone || len(r.unsettled()) == 0:
-		return nil, errors.New("none of its recipients waits")
-	}
-	r.ID = id
-	return r, nil
-}
-
-// printable reports whether the envelope has no control characters, which would be commands of their own on the wire.
-func printable(r *record) bool {
-	words := []string{string(r.Envelope.ReversePath), r.Envelope.EnvID, r.Envelope.Ret, r.Envelope.Body}
-	for _, rcpt := range r.Envelope.Recipients {
-		words = append(words, string(rcpt.Path), rcpt.ORcpt)
-	}
-	return !slices.ContainsFunc(words, func(w string) bool { return strings.ContainsFunc(w, unicode.IsControl) })
-}
-
-// store stores a message and its content, which is as r says or an error.
-func (im *importer) store(r *record, content io.Reader) (err error) {
-	c := &change{id: r.ID, put: r, newSlot: r.slot(""), hasNew: true}
-	if r.Spooled = r.Size > inlineLimit; r.Spooled {
-		err = im.fill(r, content)
-	} else {
-		var b bytes.Buffer
-		err = copyContent(&b, io.LimitReader(content, inlineLimit+1), r)
-		c.body = append([]byte{}, b.Bytes()...)
-	}
-	if err == nil {
-		err = c.encode()
-	}
-	absent := err != nil // the record, for certain
-	if err == nil {
-		err = im.st.commit([]*change{c})
-		absent = errors.Is(err, errNoRoom)
-	}
-	// After another error of the commit the record may be there all the same, and would have lost its content; a file that
-	// no record names is removed at the next start.
-	if absent && r.Spooled {
-		err = errors.Join(err, im.spool.remove(r.ID))
-	}
-	return err
-}
-
-func (im *importer) fill(r *record, content io.Reader) error {
-	f, err := im.spool.create(r.ID)
-	if err != nil {
-		return err
-	}
-	if err := copyContent(f, content, r); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	return im.spool.keep(f)
 }

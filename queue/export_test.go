@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,6 +50,56 @@ func exportFrom(t *testing.T, tr *fakeTransport) (dir, out string, ids []string)
 		t.Fatalf("%d were exported, %v", n, err)
 	}
 	return r.dir, out, ids
+}
+
+// A queue that runs exports what it would when it is stopped, octet by octet; what has left it is not found, and what ends
+// early is not taken for a message.
+func TestExport_OfARunningQueue(t *testing.T) {
+	dir, out, ids := exportFrom(t, newFakeTransport())
+	tr := newFakeTransport()
+	tr.set(hostAway)
+	r := openRig(t, dir, tr, testPolicy)
+	defer r.stop()
+	r.Start()
+	live := t.TempDir()
+	for _, id := range ids {
+		from, err := r.Export(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole, err := io.ReadAll(from)
+		if err := errors.Join(err, from.Close()); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range []int{0, 10, bytes.IndexByte(whole, '\n'), len(whole) - 1} {
+			if err := SaveExported(live, bytes.NewReader(whole[:n])); err == nil {
+				t.Errorf("%s: %d octets of %d were taken for a message", id, n, len(whole))
+			}
+			if _, err := os.Stat(filepath.Join(live, id+recordSuffix)); err == nil {
+				t.Fatalf("%s: there is a record after %d octets of %d", id, n, len(whole))
+			}
+		}
+		if err := SaveExported(live, bytes.NewReader(whole)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := snapshot(t, live), snapshot(t, out); got != want {
+		t.Errorf("of a running queue:\n%s\nof one that is stopped:\n%s", got, want)
+	}
+	// A large message is delivered between the look at its record and that at its file.
+	read := func(f func(*store) error) error {
+		err := r.committer.read(f)
+		if _, e := r.Apply(ActionDelete, ids[1:2]); e != nil && !errors.Is(e, ErrNotFound) {
+			t.Error(e)
+		}
+		return err
+	}
+	if _, _, err := openMessage(read, r.spool, ids[1]); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a message that has just left: %v", err)
+	}
+	if _, err := r.Export(ids[1]); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a message that has left: %v", err)
+	}
 }
 
 // A queue that is moved is what it was: content, states, attempts, holds; and is delivered by the routes of its new place.
@@ -171,6 +222,13 @@ func TestImport_RefusesWhatIsNotWhole(t *testing.T) {
 				return err
 			}
 			return os.WriteFile(base+".json", bytes.ReplaceAll(text, []byte("large@"), []byte(`x\r\nRCPT TO:<large@`)), 0o600)
+		},
+		"a parameter in a path": func(base string) error {
+			text, err := os.ReadFile(base + ".json")
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(base+".json", bytes.ReplaceAll(text, []byte("sender@lan.example"), []byte("sender@lan.example> SIZE=1")), 0o600)
 		},
 		"newer": func(base string) error { return os.WriteFile(base+".json", []byte(`{"format":2}`), 0o600) },
 	} {

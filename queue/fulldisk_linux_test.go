@@ -272,6 +272,93 @@ func TestFullDisk_SomebodyElseTakesTheReserve(t *testing.T) {
 	})
 }
 
+// A start that finds the disk full, and in the journal what the run before could not write to the database, delivers what
+// is queued all the same, asks clients to come back, and goes on by itself when there is room. Nothing is delivered twice.
+func TestFullDisk_StartsWithAJournalThatDoesNotFit(t *testing.T) {
+	onSmallDisk(t, 64<<20, func(t *testing.T, dir string) {
+		policy := testPolicy
+		policy.MinFree = 1 << 20
+		tr := newFakeTransport()
+		tr.concurrency = 64
+		tr.set(hostAway)
+		r := openRig(t, dir, tr, policy)
+		r.Start()
+		var accepted []string
+		for n := range 400 {
+			accepted = append(accepted, fmt.Sprintf("u%d@example.com", n))
+			r.submit([]byte("Subject: x\r\n\r\nbody\r\n"), testEnvelope(accepted[n]))
+		}
+		r.settle(nil)
+		free := fill(t, dir)
+		tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+			if strings.HasPrefix(string(m.Envelope.Recipients[0].Path), "u1") {
+				return refused(route, m, 451, false) // which fills layers and journal, and stays in the queue
+			}
+			return tr.accept(ctx, route, m)
+		})
+		r.Retry()
+		until(t, "all to be tried", func() bool { return tr.callCount() >= len(accepted) && r.Counts().Active == 0 })
+		r.settle(errNoRoom)
+		stays := r.Counts().Deferred
+		if err := r.Close(context.Background()); !errors.Is(err, errNoRoom) || stays != 111 {
+			t.Fatalf("the stop, with %d messages left: %v", stays, err)
+		}
+		for range 2 { // a start that is ended without room leaves all as it was
+			tr.set(hostAway)
+			r = openRig(t, dir, tr, policy)
+			r.Start()
+			if n := r.Counts().Active + r.Counts().Deferred; n != stays {
+				t.Errorf("%d messages at the start, %d were left", n, stays)
+			}
+			if _, reply := r.try("late@example.com", 3000); replyCode(reply) != fullDisk {
+				t.Errorf("with a full disk the answer is %s", reply)
+			}
+			if !strings.Contains(r.log.String(), "stays there; what is queued is delivered") {
+				t.Errorf("the log does not tell:\n%s", r.log)
+			}
+			if err := r.Close(context.Background()); !errors.Is(err, errNoRoom) {
+				t.Fatalf("the stop: %v", err)
+			}
+		}
+		// An import needs to know of all that is here, and leaves what it finds to the daemon.
+		other := t.TempDir()
+		if err := os.WriteFile(filepath.Join(other, "1M8063JNNNMR7"+recordSuffix), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Import(dir, other, false); !errors.Is(err, errNoRoom) {
+			t.Errorf("an import: %v", err)
+		}
+		tr.set(nil)
+		r = openRig(t, dir, tr, policy)
+		r.Start()
+		entries, err := r.List("", 1)
+		if err != nil || len(entries) != 1 {
+			t.Fatalf("%v, %v", entries, err)
+		}
+		id := entries[0].ID
+		if _, err := r.ApplyAll(ActionRetry); err != nil {
+			t.Fatal(err)
+		}
+		r.allDelivered(accepted)
+		r.settle(errNoRoom)
+		free()
+		until(t, "mail to be taken again", func() bool { id, _ := r.try("again@example.com", 3000); return id != "" })
+		until(t, "it to be delivered", func() bool { return tr.deliveredTo("again@example.com") == 1 })
+		r.stop()
+		left, err := OpenReadOnly(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer left.Close()
+		if c, err := left.Counts(); err != nil || c.Active+c.Deferred+c.Held != 0 {
+			t.Errorf("at the end there are %+v, %v", c, err)
+		}
+		if d, err := left.Show(id); err != nil || !d.Gone {
+			t.Errorf("the history of %s: %+v, %v", id, d, err)
+		}
+	})
+}
+
 // Without a reserve the write itself finds that there is no room: the answer is the same, nothing that was refused is
 // delivered, and nothing that was accepted is lost.
 func TestFullDisk_WithoutAReserve(t *testing.T) {

@@ -3,6 +3,7 @@ package queue
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -73,6 +74,54 @@ func use(t *testing.T, r *record) {
 	if len(c.Events) > max(maxEvents, len(r.Events)) {
 		t.Fatalf("%d events", len(c.Events))
 	}
+}
+
+// FuzzParseExported reads the files that an import is given. What it takes is a record that the queue can work with, and
+// stores as it is, and whose words stay where they belong on the wire.
+func FuzzParseExported(f *testing.F) {
+	r := seedRecord()
+	r.ID = 7
+	whole, err := encodeExported(r)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
+	f.Add(bytes.Replace(whole, []byte("c@d.test"), []byte(`c@d.test> NOTIFY=NEVER`), 1))
+	f.Add(bytes.Replace(whole, []byte(`"waiting"`), []byte(`"delivered"`), 1))
+	f.Add([]byte(`{"format":1,"id":"1M8063JNNNMR7","message":{"envelope":{"recipients":[{}]},"recipients":[{"status":"waiting"}]}}`))
+	f.Add([]byte(`{"format":1,"id":"1M8063JNNNMR7","message":null}`))
+	f.Add([]byte(`{"format":2}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		r, err := parseExported(text)
+		if err != nil {
+			return
+		}
+		stored, err := encodeRecord(r)
+		if err != nil {
+			return // a time that JSON cannot carry
+		}
+		back, err := decodeRecord(7, stored)
+		if err != nil {
+			t.Fatalf("what was taken cannot be read back: %v", err)
+		}
+		use(t, back)
+		if sl := r.slot(""); sl.ID != r.ID || sl.ID == 0 || sl.Size < 0 {
+			t.Fatalf("slot %+v", sl)
+		}
+		for _, rcpt := range append(r.Envelope.Recipients, envelope.Recipient{Path: r.Envelope.ReversePath, ORcpt: r.Envelope.EnvID}) {
+			again, params, err := envelope.ParseReverse(rcpt.Path.String())
+			if err != nil || again != rcpt.Path || len(params) != 0 || strings.ContainsAny(rcpt.ORcpt, " \r\n\x00") {
+				t.Fatalf("%+v would be read as %q with %v, %v", rcpt, again, params, err)
+			}
+		}
+		again, err := encodeExported(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parseExported(again); err != nil {
+			t.Fatalf("%s was taken, and is not when it is exported again: %v", text, err)
+		}
+	})
 }
 
 // FuzzDecodeSlot reads lines of the due index: a slot that writes itself as it was, or damaged.

@@ -244,12 +244,20 @@ func (j *journal) remove() error {
 	return err
 }
 
-// replay calls apply with the changes of every frame that the database does not hold, in order. It returns the last
-// generation that it met, and how many frames are missing that others came after: a frame that is cut short at the end
-// was never answered for, but one in the middle was.
-func (s journalState) replay(dir string, apply func(delta)) (gen uint64, missing int, err error) {
-	gen = s.gen
-	expected := s.seq
+// journalEnd is where a journal ends.
+type journalEnd struct {
+	gen     uint64 // the last generation of which there is a frame, or the last one that the database holds
+	first   uint64 // the number of its first frame
+	seq     uint64 // of the next frame
+	at      int64  // where that goes
+	missing int    // frames that others came after, and that could not be read
+}
+
+// replay calls apply with the changes of every frame that the database does not hold, in order, and returns where the
+// journal ends. Frames are missing when others came after them: one that is cut short at the end was never answered
+// for, but one in the middle was.
+func (s journalState) replay(dir string, apply func(gen uint64, d delta)) (end journalEnd, err error) {
+	end = journalEnd{gen: s.gen, seq: s.seq}
 	for next := s.gen + 1; next <= s.gen+2; next++ {
 		path := filepath.Join(dir, journalName(next))
 		f, err := os.Open(path)
@@ -257,23 +265,49 @@ func (s journalState) replay(dir string, apply func(delta)) (gen uint64, missing
 			continue
 		}
 		if err != nil {
-			return gen, missing, err
+			return end, err
 		}
-		r, err := s.replayFile(f, next, expected, apply)
+		r, err := s.replayFile(f, next, end.seq, func(d delta) { apply(next, d) })
 		if err = errors.Join(err, f.Close()); err != nil {
-			return gen, missing, fmt.Errorf("%s: %w", path, err)
+			return end, fmt.Errorf("%s: %w", path, err)
 		}
-		if missing += r.missing; r.frames > 0 {
-			gen, expected = next, r.next
+		if end.missing += r.missing; r.frames > 0 {
+			end.gen, end.first, end.seq, end.at = next, end.seq, r.next, r.end
 		}
 	}
-	return gen, missing, nil
+	return end, nil
+}
+
+// overtaken returns an error when the journal in dir was written for a later state of the database than s: replay would
+// leave out what it does not expect, in silence. So it is when the database's newest meta page cannot be read any more, or
+// when the database was replaced by an older copy.
+func (s journalState) overtaken(dir string) error {
+	for n := range uint64(2) {
+		f, err := os.Open(filepath.Join(dir, journalName(n)))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		gen, salt, ok := readFileHeader(f)
+		if err := f.Close(); err != nil {
+			return err
+		}
+		// A start leaves the files of the one before it, with its salt, and says that the database holds them.
+		if ok && (gen > s.gen+2 || gen > s.gen && salt != s.salt) {
+			return fmt.Errorf("%w: it is older than its journal, of which %s has generation %d and the database knows %d",
+				errDatabase, f.Name(), gen, s.gen)
+		}
+	}
+	return nil
 }
 
 // replayed is what one file of the journal held.
 type replayed struct {
 	frames, missing int
 	next            uint64 // the number that a frame after them has
+	end             int64  // where that goes
 }
 
 // readerAtSize is a file as replayFile reads it.
@@ -305,6 +339,7 @@ func (s journalState) replayFile(f readerAtSize, gen, expected uint64, apply fun
 		r.next = seq + 1
 		r.frames++
 		at += (int64(len(frame)) + frameBlock - 1) / frameBlock * frameBlock
+		r.end = at
 	}
 	return r, nil
 }

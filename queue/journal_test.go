@@ -138,14 +138,15 @@ func TestJournal_TornLastFrame(t *testing.T) {
 			if err := os.WriteFile(path, append(bytes.Clone(whole[:torn]), rest...), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			l, err := state.load(copied)
+			left, err := state.load(copied)
 			if err != nil {
 				t.Fatal(err)
 			}
+			l := left.layers[0]
 			_, third := l.envelopes[3]
 			_, body := l.bodies[3]
-			if len(l.envelopes) < 2 || l.envelopes[1].value == nil || l.envelopes[2].value == nil || third != body || l.missing != 0 {
-				t.Fatalf("torn at %d (%s): %d envelopes, the third %v, its content %v, missing %d", torn, name, len(l.envelopes), third, body, l.missing)
+			if len(l.envelopes) < 2 || l.envelopes[1].value == nil || l.envelopes[2].value == nil || third != body || left.missing != 0 {
+				t.Fatalf("torn at %d (%s): %d envelopes, the third %v, its content %v, missing %d", torn, name, len(l.envelopes), third, body, left.missing)
 			}
 			if end := int(start) + frameHeader + frameLength(whole[start:]); third != (torn >= end) && name != "zeros" {
 				t.Fatalf("torn at %d of a frame that ends at %d (%s): it is there: %v", torn, end, name, third)

@@ -136,7 +136,6 @@ type layer struct {
 	history   map[ID]pending
 	due       map[dueKey]pending
 	size      int    // octets, about
-	missing   int    // frames of the journal that could not be read
 	seq       uint64 // the number of the first frame after it, once it is frozen
 }
 

@@ -49,6 +49,7 @@ func TestStore_ReadsAgreeWithAModel(t *testing.T) {
 			"stop":       func(rt *rapid.T) { m.reopen(rt, m.st.close) },
 			"crash":      func(rt *rapid.T) { m.reopen(rt, m.st.abandon) },
 			"reopen":     m.recommit,
+			"no room":    m.noRoom,
 		})
 	})
 }
@@ -84,6 +85,19 @@ func (m *storeModel) reopen(rt *rapid.T, end func() error) {
 		rt.Fatal(err)
 	}
 	m.open(rt)
+}
+
+// noRoom is a crash after which the disk has no room for the database.
+func (m *storeModel) noRoom(rt *rapid.T) {
+	if err := m.st.abandon(); err != nil {
+		rt.Fatal(err)
+	}
+	st, err := resumed(m.dir)
+	if err != nil {
+		rt.Fatal(err)
+	}
+	quicken(st)
+	m.st = still(st)
 }
 
 // commit commits up to four steps of messages at once.

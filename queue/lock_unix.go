@@ -22,3 +22,8 @@ func lockFile(f *os.File, alone bool) error {
 	}
 	return os.NewSyscallError("flock", err)
 }
+
+// unlockFile gives back the lock that goes with f, which its mapping would keep.
+func unlockFile(f *os.File) error {
+	return os.NewSyscallError("flock", unix.Flock(int(f.Fd()), unix.LOCK_UN))
+}

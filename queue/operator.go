@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -398,9 +399,16 @@ func show(read reading, id string, now time.Time) (Detail, error) {
 }
 
 func openBody(read reading, sp spool, id string) (io.ReadCloser, error) {
+	_, body, err := openMessage(read, sp, id)
+	return body, err
+}
+
+// openMessage returns the record and the content of a message in the queue.
+func openMessage(read reading, sp spool, id string) (*record, io.ReadCloser, error) {
+	gone := &NotFoundError{IDs: []string{id}}
 	n, err := ParseID(id)
 	if err != nil {
-		return nil, &NotFoundError{IDs: []string{id}}
+		return nil, nil, gone
 	}
 	var r *record
 	var body []byte
@@ -412,13 +420,23 @@ func openBody(read reading, sp spool, id string) (io.ReadCloser, error) {
 	})
 	switch {
 	case errors.Is(err, ErrNotFound):
-		return nil, &NotFoundError{IDs: []string{id}}
+		return nil, nil, gone
 	case err != nil:
-		return nil, err
-	case r.Spooled:
-		return os.Open(sp.path(n))
+		return nil, nil, err
+	case !r.Spooled:
+		return r, io.NopCloser(bytes.NewReader(body)), nil
 	}
-	return io.NopCloser(bytes.NewReader(body)), nil
+	f, err := os.Open(sp.path(n))
+	if errors.Is(err, fs.ErrNotExist) {
+		// It may have been delivered since its record was read.
+		if e := read(func(s *store) error { _, err := s.record(n); return err }); errors.Is(e, ErrNotFound) {
+			return nil, nil, gone
+		}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return r, f, nil
 }
 
 func parseAfter(after string) (ID, error) {

@@ -170,10 +170,10 @@ func checkDatabase(path string, format int) error {
 	}
 	for try := 0; ; try++ {
 		// Somebody who only looks is gone in a moment.
-		if err = lockFile(f, false); !errors.Is(err, ErrLocked) || try == 10 {
+		if err = lockFile(f, false); !errors.Is(err, ErrLocked) || try == lockTries {
 			break
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(lockPause)
 	}
 	if errors.Is(err, ErrLocked) {
 		return fmt.Errorf("%w: %s is locked; stop that one, or set another data_dir", ErrLocked, path)

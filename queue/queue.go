@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,7 @@ type Options struct {
 // Queue owns the messages of one folder.
 type Queue struct {
 	dir       string
+	lock      *os.File // see lockQueue
 	log       *slog.Logger
 	committer *committer
 	scheduler *scheduler
@@ -40,7 +42,8 @@ type Queue struct {
 	pending     atomic.Int64 // messages that are arriving
 	bytes       atomic.Int64 // of content in the queue
 	quarantined atomic.Int64
-	unreported  atomic.Int64 // reports that could not be delivered
+	unreported  atomic.Int64  // reports that could not be delivered
+	exports     atomic.Uint64 // messages that were exported
 	traffic     traffic
 	unrecorded  atomic.Int64 // outcomes that wait to be committed
 	closing     atomic.Bool
@@ -68,11 +71,19 @@ func Open(o Options) (*Queue, error) {
 		}
 		return nil, fmt.Errorf("cannot create the queue's folder: %w; %s", err, remedy)
 	}
-	st, err := openStore(o.Dir)
+	spool, err := openSpool(o.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot create the folder of large messages: %w", err)
+	}
+	lock, err := lockQueue(o.Dir, true)
 	if err != nil {
 		return nil, err
 	}
-	q := &Queue{dir: o.Dir, log: o.Log, free: freeSpace{dir: o.Dir}, fullLog: atMost{every: time.Minute}}
+	st, err := openStore(o.Dir)
+	if err != nil {
+		return nil, errors.Join(err, unlockQueue(lock))
+	}
+	q := &Queue{dir: o.Dir, lock: lock, spool: spool, log: o.Log, free: freeSpace{dir: o.Dir}, fullLog: atMost{every: time.Minute}}
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	patience := outcomePatience
 	if o.hasty {
@@ -83,7 +94,7 @@ func Open(o Options) (*Queue, error) {
 	q.scheduler = newScheduler(q)
 	q.Configure(o.Transport, o.Hostname, o.Policy)
 	if err := q.restore(st); err != nil {
-		return nil, errors.Join(err, st.close())
+		return nil, errors.Join(err, st.close(), unlockQueue(lock))
 	}
 	go q.committer.run()
 	return q, nil
@@ -91,11 +102,12 @@ func Open(o Options) (*Queue, error) {
 
 // restore makes the store's messages known to the scheduler, and removes what a crash has left in the spool.
 func (q *Queue) restore(st *store) (err error) {
-	if q.spool, err = openSpool(q.dir); err != nil {
-		return err
-	}
 	if st.missing > 0 {
 		q.log.Error("the queue's journal is damaged; what these commits held may be lost", "commits", st.missing)
+	}
+	if st.behind != nil {
+		q.log.Error("the disk of the queue is full: what the last run left in the journal stays there; what is queued is delivered, "+
+			"and no mail is taken; make room", "error", st.behind)
 	}
 	removed, err := q.spool.sweep(st.has)
 	if err != nil {
@@ -179,7 +191,7 @@ func (q *Queue) Close(ctx context.Context) error {
 		q.scheduler.post(func() { q.scheduler.quit = true })
 	}
 	q.others.Wait()
-	return err
+	return errors.Join(err, unlockQueue(q.lock))
 }
 
 // pendingPatience is how long Close waits for finishPending, which a store that is away holds up; pendingPause is how

@@ -1,7 +1,9 @@
 package queue
 
 import (
+	"errors"
 	"io"
+	"os"
 	"path/filepath"
 	"time"
 )
@@ -9,23 +11,28 @@ import (
 // Reader looks at a queue whose daemon is not running. It changes nothing, and holds a lock that keeps a daemon from
 // starting while it is open.
 type Reader struct {
+	lock  *os.File // see lockQueue
 	store *store
 	spool spool
 }
 
 // OpenReadOnly opens the queue in dir to look at it. The error is ErrLocked when a daemon has it.
 func OpenReadOnly(dir string) (*Reader, error) {
-	st, err := openStoreReadOnly(dir)
+	lock, err := lockQueue(dir, false)
 	if err != nil {
 		return nil, err
 	}
-	return &Reader{store: st, spool: spool{filepath.Join(dir, "spool")}}, nil
+	st, err := openStoreReadOnly(dir)
+	if err != nil {
+		return nil, errors.Join(err, unlockQueue(lock))
+	}
+	return &Reader{lock: lock, store: st, spool: spool{filepath.Join(dir, "spool")}}, nil
 }
 
 func (r *Reader) read(f func(*store) error) error { return f(r.store) }
 
 // Close ends the look.
-func (r *Reader) Close() error { return r.store.close() }
+func (r *Reader) Close() error { return errors.Join(r.store.close(), unlockQueue(r.lock)) }
 
 // List is Queue.List.
 func (r *Reader) List(after string, limit int) ([]Entry, error) {

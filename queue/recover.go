@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -31,7 +32,12 @@ type Recovered struct {
 
 // Recover saves what can be read of the queue in dir, whose daemon is not running, into a new one. What was there is
 // kept beside it in a folder of its own. When it fails or is interrupted everything is as it was.
-func Recover(dir string) (Recovered, error) {
+func Recover(dir string) (done Recovered, err error) {
+	lock, err := lockQueue(dir, true)
+	if err != nil {
+		return Recovered{}, err
+	}
+	defer func() { err = errors.Join(err, unlockQueue(lock)) }()
 	f, err := os.Open(filepath.Join(dir, databaseName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Recovered{}, err
@@ -64,7 +70,10 @@ func Recover(dir string) (Recovered, error) {
 		return Recovered{}, err
 	}
 	s := &salvage{dir: dir, st: st, spool: spool{filepath.Join(dir, "spool")}, routes: make(map[ID]string)}
-	orphans, err := s.run(f)
+	var orphans []ID
+	if err = s.outrun(); err == nil {
+		orphans, err = s.run(f)
+	}
 	if err = errors.Join(err, st.close()); err != nil {
 		return s.Recovered, fmt.Errorf("the queue cannot be recovered: %w; nothing was changed", err)
 	}
@@ -180,7 +189,7 @@ func (s *salvage) flush() error {
 	if s.err != nil {
 		return s.err
 	}
-	s.err = s.st.db.Update(func(tx *bolt.Tx) error {
+	s.err = s.st.update(func(tx *bolt.Tx) error {
 		for _, e := range entries {
 			if err := tx.Bucket(e.bucket).Put(e.key, e.value); err != nil {
 				return err
@@ -196,11 +205,16 @@ func (s *salvage) flush() error {
 func (s *salvage) replay() error {
 	l := newLayer(0)
 	if s.known {
-		_, missing, err := s.state.replay(s.dir, l.apply)
-		if err != nil {
+		if err := s.state.overtaken(s.dir); err != nil {
 			s.fault(err)
+			s.known = false
 		}
-		s.Commits = missing
+	}
+	if s.known {
+		end, err := s.state.replay(s.dir, func(_ uint64, d delta) { l.apply(d) })
+		if s.Commits = end.missing; err != nil {
+			s.replayAll(l) // which reads on behind what cannot be read
+		}
 	} else {
 		s.replayAll(l)
 	}
@@ -210,7 +224,26 @@ func (s *salvage) replay() error {
 		}
 	}
 	clear(l.due) // it is made anew
-	return s.st.db.Update(func(tx *bolt.Tx) error { return l.write(openBuckets(tx)) })
+	return s.st.update(func(tx *bolt.Tx) error { return l.write(openBuckets(tx)) })
+}
+
+// outrun begins the journal of the new store with a generation that no file of the old one has: an exchange that is cut
+// short leaves these beside the new database, which must not take itself for an older one than they were written for.
+func (s *salvage) outrun() error {
+	var gen uint64
+	for n := range uint64(2) {
+		f, err := os.Open(filepath.Join(s.dir, journalName(n)))
+		if err != nil {
+			continue
+		}
+		if g, _, ok := readFileHeader(f); ok {
+			gen = max(gen, g)
+		}
+		_ = f.Close() // it was only read
+	}
+	j := s.st.journal
+	j.gen, s.st.active = gen+1, newLayer(gen+1)
+	return s.st.update(func(tx *bolt.Tx) error { return journalState{gen: gen, salt: j.salt}.put(tx) })
 }
 
 func (s *salvage) replayAll(l *layer) {
@@ -234,10 +267,27 @@ func (s *salvage) replayAll(l *layer) {
 	// The old database may have the older file already: what came there and left later is to leave the new one, too.
 	apply := func(d delta) { d.intake = false; l.apply(d) }
 	for _, j := range files {
-		if _, err := j.replayFile(j.f, j.gen, 0, apply); err != nil {
+		if _, err := j.replayFile(legibleFile{j.f, s.fault}, j.gen, 0, apply); err != nil {
 			s.fault(err)
 		}
 	}
+}
+
+// legibleFile is a file of which what the disk cannot read is zeros, and told of.
+type legibleFile struct {
+	readerAtSize
+	fault func(error)
+}
+
+// ReadAt reads all of p, unless the file ends within.
+func (f legibleFile) ReadAt(p []byte, at int64) (int, error) {
+	n, err := f.readerAtSize.ReadAt(p, at)
+	if err == nil || errors.Is(err, io.EOF) {
+		return n, err
+	}
+	f.fault(err)
+	clear(p)
+	return len(p), nil
 }
 
 // strays looks for messages in pages that no order leads to any more. Such a page may also be one that the database had
@@ -391,7 +441,11 @@ func (s *salvage) orphans() (orphans []ID, err error) {
 // itself is one rename.
 func (s *salvage) exchange(tmp string, orphans []ID) (err error) {
 	s.Old = filepath.Join(s.dir, "queue.damaged-"+time.Now().Format("20060102-150405.000"))
-	if err := os.MkdirAll(filepath.Join(s.Old, "spool"), 0o700); err != nil {
+	// One that is there is that of another recovery, from before the clock was set back.
+	if err := os.Mkdir(s.Old, 0o700); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(s.Old, "spool"), 0o700); err != nil {
 		return err
 	}
 	old := []string{databaseName, markerName, journalName(0), journalName(1)}

@@ -6,9 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -271,6 +273,37 @@ func TestRecover_RunningDaemonAndNewerFormatAreRefused(t *testing.T) {
 	}
 }
 
+// A daemon whose store has failed and is away has its queue all the same: what came in behind its back would wait for its
+// next start, or be written over.
+func TestLock_IsTheDaemonsWhileItsStoreIsAway(t *testing.T) {
+	_, backup, _ := exportFrom(t, newFakeTransport())
+	tr := newFakeTransport()
+	tr.set(hostAway)
+	r := openRig(t, t.TempDir(), tr, testPolicy)
+	r.Start()
+	defer r.stop()
+	r.send("a@example.com")
+	mend := r.breakStore()
+	if _, reply := r.try("b@example.com", 100); reply.Code != 451 {
+		t.Fatalf("the store works: %v", reply)
+	}
+	until(t, "the store to be away", func() bool { return strings.Contains(r.log.String(), "still failing") })
+	_, imported := Import(r.dir, backup, false)
+	_, recovered := Recover(r.dir)
+	_, _, compacted := Compact(r.dir)
+	_, read := OpenReadOnly(r.dir)
+	for what, err := range map[string]error{"import": imported, "recover": recovered, "compact": compacted, "reading": read} {
+		if !errors.Is(err, ErrLocked) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	mend()
+	until(t, "mail to be taken again", func() bool { id, _ := r.try("again@example.com", 100); return id != "" })
+	if n := r.Counts().Deferred + r.Counts().Active; n != 2 {
+		t.Errorf("%d messages", n)
+	}
+}
+
 // Until the exchange is complete nobody else gets the new database: a daemon that is started amid it would write its
 // first commits to a journal whose name is then removed.
 func TestRecover_IsAloneUntilItsEnd(t *testing.T) {
@@ -399,6 +432,51 @@ func TestStore_FileThatIsCutWhileItIsOpen(t *testing.T) {
 	}
 }
 
+// badSector is a file with octets that the disk cannot read.
+type badSector struct {
+	*os.File
+	at int64
+}
+
+func (b badSector) ReadAt(p []byte, at int64) (int, error) {
+	if at <= b.at && b.at < at+int64(len(p)) {
+		return 0, &fs.PathError{Op: "read", Path: b.Name(), Err: syscall.EIO}
+	}
+	return b.File.ReadAt(p, at)
+}
+
+// A sector of the journal that cannot be read costs a recovery what lies there, and not what comes after it.
+func TestRecover_ReadsOnBehindABadSector(t *testing.T) {
+	dir := t.TempDir()
+	st := still(mustOpenStore(t, dir))
+	defer st.close()
+	for id := ID(1); id <= 4; id++ {
+		mustCommit(t, st, newMessage(t, id, bytes.Repeat([]byte("content"), 1000)))
+	}
+	f, err := os.Open(filepath.Join(dir, journalName(st.journal.gen)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	file, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := journalState{salt: st.journal.salt}
+	at := frames(t, file)
+	for what, bad := range map[string]int{"head": at[1], "payload": at[1] + frameBlock + 5} {
+		var faults []error
+		l := newLayer(0)
+		legible := legibleFile{badSector{f, int64(bad)}, func(err error) { faults = append(faults, err) }}
+		if r, err := state.replayFile(legible, st.journal.gen, 0, l.apply); err != nil || r.frames != 3 || r.missing != 1 {
+			t.Errorf("%s: %+v, %v", what, r, err)
+		}
+		if _, ok := l.envelopes[2]; ok || len(l.envelopes) != 3 || len(faults) == 0 || !errors.Is(faults[0], syscall.EIO) {
+			t.Errorf("%s: %d messages, faults %v", what, len(l.envelopes), faults)
+		}
+	}
+}
+
 // Without what the database says of the journal all of it is applied, also what the database has already: a message that
 // came in the older file and was delivered in the newer one does not come back.
 func TestRecover_WhatHasGoneStaysGone(t *testing.T) {
@@ -416,7 +494,7 @@ func TestRecover_WhatHasGoneStaysGone(t *testing.T) {
 	if err := st.close(); err != nil {
 		t.Fatal(err)
 	}
-	db, err := openBolt(filepath.Join(dir, databaseName), boltOptions())
+	db, _, err := openBolt(filepath.Join(dir, databaseName), boltOptions())
 	if err != nil {
 		t.Fatal(err)
 	}

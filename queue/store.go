@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -16,7 +16,7 @@ import (
 )
 
 // store is the seam to what is on disk: records and content in, records and content out, one commit. Nothing outside
-// this file and its neighbours (layer.go, checkpoint.go, store_read.go; recover.go and compact.go for a store that is
+// this file and its neighbours (layer.go, checkpoint.go, resume.go, store_read.go; recover.go and compact.go for a store that is
 // repaired) knows a bucket or a transaction. Envelopes, content and the due index are buckets of their own,
 // so that neither a start nor a list reads content.
 //
@@ -25,9 +25,12 @@ import (
 // left in the journal. Whoever reads looks through the layers first, so that nobody else knows of all this.
 type store struct {
 	db       *bolt.DB
-	journal  *journal // nil for one that is only read
-	pageSize int64    // of the database, in octets
-	missing  int      // commits in the journal that could not be read at the start
+	file     *os.File    // of the database, as bbolt has it
+	faulted  atomic.Bool // memory that is the database's file could not be read amid a transaction that wrote
+	journal  *journal    // nil for one that is only read
+	pageSize int64       // of the database, in octets
+	missing  int         // commits in the journal that could not be read at the start
+	behind   error       // why the start could not write the journal to the database: there was no room
 
 	commits sync.Mutex // held by a commit, and to rotate
 	timer   *time.Timer
@@ -133,11 +136,11 @@ func openStore(dir string) (*store, error) {
 	if err := checkDatabase(path, format); err != nil {
 		return nil, err
 	}
-	db, err := openBolt(path, boltOptions())
+	db, file, err := openBolt(path, boltOptions())
 	if err != nil {
 		return nil, err
 	}
-	s := &store{db: db, pageSize: int64(db.Info().PageSize)}
+	s := &store{db: db, file: file, pageSize: int64(db.Info().PageSize)}
 	if err = migrate(dir, format); err == nil {
 		err = s.recover(dir)
 	}
@@ -165,35 +168,27 @@ func (s *store) recover(dir string) error {
 		return err
 	}
 	s.active = newLayer(left.gen + 1)
-	err = s.db.Update(func(tx *bolt.Tx) error {
+	err = noRoom(s.update(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{bucketEnvelopes(), bucketBodies(), bucketDue(), bucketHistory(), bucketJournal(), bucketQuarantine()} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
 		}
-		if err := left.write(openBuckets(tx)); err != nil {
-			return err
+		for _, l := range left.layers {
+			if err := l.write(openBuckets(tx)); err != nil {
+				return err
+			}
 		}
 		return journalState{gen: left.gen, salt: s.journal.salt}.put(tx)
-	})
+	}))
+	if errors.Is(err, errNoRoom) && state.salt != 0 {
+		s.behind = err
+		return s.resume(state, left)
+	}
 	if err != nil {
 		return err
 	}
 	return s.journal.shrink()
-}
-
-// load returns what the journal in dir holds and the database does not.
-func (s journalState) load(dir string) (*layer, error) {
-	l := newLayer(s.gen)
-	if s.salt == 0 {
-		return l, nil
-	}
-	gen, missing, err := s.replay(dir, l.apply)
-	if err != nil {
-		return nil, err
-	}
-	l.gen, l.missing = gen, missing
-	return l, nil
 }
 
 func (s *store) journalState() (st journalState, err error) {
@@ -243,11 +238,11 @@ func openStoreReadOnly(dir string) (*store, error) {
 	opts := boltOptions()
 	opts.ReadOnly = true
 	opts.InitialMmapSize = 0
-	db, err := openBolt(path, opts)
+	db, file, err := openBolt(path, opts)
 	if err != nil {
 		return nil, err
 	}
-	s := &store{db: db}
+	s := &store{db: db, file: file, pageSize: int64(db.Info().PageSize)}
 	err = s.view(func(tx *bolt.Tx) error {
 		if tx.Bucket(bucketQuarantine()) == nil { // the last one that a first start makes
 			return fmt.Errorf("%s was never finished; start relayd once", path)
@@ -257,11 +252,14 @@ func openStoreReadOnly(dir string) (*store, error) {
 	if err == nil {
 		var state journalState
 		if state, err = s.journalState(); err == nil {
-			s.active, err = state.load(dir)
+			var left remains
+			if left, err = state.load(dir); err == nil {
+				s.frozen, s.active = left.split(state)
+			}
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, errors.Join(err, s.closeDatabase())
 	}
 	return s, nil
 }
@@ -278,7 +276,7 @@ func createDatabase(path string) error {
 	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	db, err := openBolt(next, boltOptions())
+	db, _, err := openBolt(next, boltOptions())
 	if err != nil {
 		return err
 	}
@@ -286,62 +284,6 @@ func createDatabase(path string) error {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
-}
-
-func openBolt(path string, opts *bolt.Options) (db *bolt.DB, err error) {
-	// What checkDatabase has not seen, and what the disk cannot read any more, would be a panic, or a fault of memory.
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if p := recover(); p != nil {
-			db, err = nil, fmt.Errorf("%s: %w: %v%s", path, errDatabase, p, recoverRemedy)
-		}
-	}()
-	var file *os.File
-	opts.OpenFile = func(name string, flag int, perm os.FileMode) (f *os.File, err error) {
-		f, err = os.OpenFile(name, flag, perm)
-		file = f
-		return f, err
-	}
-	db, err = bolt.Open(path, 0o600, opts)
-	if err == nil && !isAt(file, path) {
-		// Who had the lock until now has put another file in its place, and nobody would see again what this one gets.
-		return nil, errors.Join(fmt.Errorf("%w: %s was replaced while it was opened; try again", ErrLocked, path), db.Close())
-	}
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("%w: %s is locked; stop that one, or set another data_dir", ErrLocked, path)
-	case err != nil:
-		return nil, fmt.Errorf("cannot open %s: %w", path, err)
-	}
-	return db, nil
-}
-
-// isAt reports whether f is the file that path names.
-func isAt(f *os.File, path string) bool {
-	info, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	now, err := os.Stat(path)
-	return err == nil && os.SameFile(info, now)
-}
-
-// view runs f with what the database holds now. When the disk cannot be read, or the file is not what bbolt takes it for,
-// the error is errDatabase.
-func (s *store) view(f func(*bolt.Tx) error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		switch p := recover().(type) {
-		case nil:
-		case interface{ Addr() uintptr }: // a fault of memory that is a file
-			err = fmt.Errorf("%s: %w: it cannot be read at %#x", s.db.Path(), errDatabase, p.Addr())
-		case string: // an assertion of bbolt's
-			err = fmt.Errorf("%s: %w: %s", s.db.Path(), errDatabase, p)
-		default:
-			panic(p)
-		}
-	}()
-	return s.db.View(f)
 }
 
 // close writes everything to the database and closes the store.
@@ -369,7 +311,7 @@ func (s *store) abandon() error {
 		s.timer.Stop()
 	}
 	s.settle()
-	err := s.db.Close()
+	err := s.closeDatabase()
 	if s.journal != nil {
 		err = errors.Join(err, s.journal.close())
 	}
@@ -426,7 +368,7 @@ func (s *store) commitDirectly(changes []*change) error {
 	if err := s.flush(); err != nil {
 		return err
 	}
-	err := noRoom(s.db.Update(func(tx *bolt.Tx) error {
+	err := noRoom(s.update(func(tx *bolt.Tx) error {
 		b := openBuckets(tx)
 		for _, c := range changes {
 			if err := b.apply(c); err != nil {
@@ -435,6 +377,12 @@ func (s *store) commitDirectly(changes []*change) error {
 		}
 		return nil
 	}))
+	if err == nil {
+		// The journal has nothing of this. With a second transaction both meta pages lead to it, of which one may be lost.
+		if err = noRoom(s.update(func(*bolt.Tx) error { return nil })); errors.Is(err, errNoRoom) {
+			err = nil
+		}
+	}
 	if err != nil && !errors.Is(err, errNoRoom) {
 		return s.fail(err)
 	}

@@ -223,11 +223,19 @@ func (s *store) countOldest(c *Counts, now time.Time) error {
 	return err
 }
 
-// last returns the highest id that the database has in the queue, or 0. At a start that is all there is.
+// last returns the highest id in the queue, or one above it that has left it not long ago, or 0.
 func (s *store) last() (id ID, err error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	s.layers(func(l *layer) bool {
+		for over := range l.envelopes {
+			id = max(id, over)
+		}
+		return false
+	})
 	err = s.view(func(tx *bolt.Tx) error {
 		if k, _ := tx.Bucket(bucketEnvelopes()).Cursor().Last(); k != nil {
-			id = ID(binary.BigEndian.Uint64(k))
+			id = max(id, ID(binary.BigEndian.Uint64(k)))
 		}
 		return nil
 	})

@@ -350,7 +350,7 @@ func TestStore_DatabaseThatIsReplacedWhileItIsOpened(t *testing.T) {
 	go func() {
 		opts := boltOptions()
 		opts.Timeout = 10 * time.Second
-		db, err := openBolt(path, opts)
+		db, _, err := openBolt(path, opts)
 		if err == nil {
 			err = db.Close()
 		}

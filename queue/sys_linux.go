@@ -4,7 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,26 +41,52 @@ func preallocate(f *os.File, size int64) error {
 	return os.NewSyscallError("fallocate", unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size))
 }
 
-// adopt gives the files of a queue to the owner of its folder, when root has worked on it.
+// adopt gives what root has made in the folder of a queue to the folder's owner. That user can exchange anything there while
+// root looks: nothing outside of the folder is reached, whatever a name leads to, and no file that has another name too.
 func adopt(dir string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	var owner unix.Stat_t
-	if err := unix.Stat(dir, &owner); err != nil {
-		return os.NewSyscallError("stat", err)
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
 	}
-	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+	defer root.Close()
+	info, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	owner := info.Sys().(*syscall.Stat_t)
+	if owner.Uid == 0 {
+		return nil
+	}
+	return fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
+		if err == nil {
+			err = adoptOne(root, path, owner)
+		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil || st.Uid == owner.Uid && st.Gid == owner.Gid {
-			return os.NewSyscallError("lstat", err)
-		}
-		return os.Lchown(path, int(owner.Uid), int(owner.Gid))
+		return err
 	})
+}
+
+func adoptOne(root *os.Root, path string, owner *syscall.Stat_t) error {
+	if info, err := root.Lstat(path); err != nil || !info.Mode().IsRegular() && !info.IsDir() {
+		return err
+	}
+	f, err := root.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // what has become a pipe since holds nobody up
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	if st.Uid != 0 || !info.IsDir() && (!info.Mode().IsRegular() || st.Nlink != 1) {
+		return nil
+	}
+	return f.Chown(int(owner.Uid), int(owner.Gid))
 }

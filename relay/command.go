@@ -113,9 +113,14 @@ func (g *guard) rcpt(line, arg string) string {
 		g.refuseCommand(line, refusal)
 		return ""
 	}
+	r.Path, r.ORcpt = envelope.Path(strings.Clone(string(r.Path))), strings.Clone(r.ORcpt)
+	if !s.hold(r) {
+		g.refuseCommand(line, reply(452, 3, 1, "there is no room for more recipients at the moment; send to those that were taken, and to the others afterwards"))
+		return ""
+	}
 	s.candidate = r
 	g.swap = swap{code: "250", with: []byte("250 2.1.5 recipient ok\r\n")}
-	return line
+	return canonical(r)
 }
 
 // data opens the message before the library answers 354, so that a queue that takes nothing now says so before the

@@ -150,6 +150,60 @@ func TestHorde_MemoryPerSessionIsBounded(t *testing.T) {
 	}
 }
 
+// Long lists of recipients in many sessions at once do not add up: they share a bounded room, and who finds none is asked
+// to come back with the others, while ordinary mail goes on. The longest addresses and parameters, in the longest lines.
+func TestHorde_OfLongListsSharesItsRoom(t *testing.T) {
+	const busy, list, most = 20, 200, 8 << 20
+	h := start(t, func(o *Options, tune *tuning) {
+		o.Begin = func(envelope.Envelope, envelope.Origin) (Writer, error) { return &sink{}, nil }
+		tune.sharedRoom = 512 << 10
+	})
+	var b strings.Builder
+	domain := strings.Repeat(strings.Repeat("d", 60)+".", 3) + "test"
+	for n := range list {
+		to := fmt.Sprintf("<%s%04d@%s>", strings.Repeat("l", 56), n, domain)
+		orcpt := "ORCPT=rfc822;" + strings.Repeat("o", 400)
+		fmt.Fprintf(&b, "RCPT TO:%s%s%s\r\n", to, strings.Repeat(" ", maxLine-20-len(to)-len(orcpt)), orcpt)
+	}
+	lists := b.String()
+	before, residentBefore := memory()
+	clients := make([]*client, busy)
+	var taken, refused int
+	for i := range clients {
+		c := h.dial().hello()
+		c.wait = time.Minute
+		c.command("MAIL FROM:<a@b.test>", "250 *")
+		go func() { _, _ = c.conn.Write([]byte(lists)) }() // what fails shows in the replies
+		for range list {
+			switch line, err := c.line(); {
+			case err != nil:
+				t.Fatal(err)
+			case strings.HasPrefix(line, "250 "):
+				taken++
+			case strings.HasPrefix(line, "452 4.3.1 there is no room for more recipients"):
+				refused++
+			default:
+				t.Fatalf("the relay said %q", line)
+			}
+		}
+		clients[i] = c
+	}
+	after, resident := memory()
+	t.Logf("%d sessions with %d recipients each, of which %d of %d were taken: %d KiB in use, resident %d MiB before, %d MiB after",
+		busy, list, taken, taken+refused, (after-before)>>10, residentBefore>>20, resident>>20)
+	if after-before > most || refused == 0 {
+		t.Errorf("%d octets are in use for %d recipients, %d were refused", after-before, taken, refused)
+	}
+	h.deliver()
+	for _, c := range clients {
+		c.command("DATA", "354 *")
+		c.command("x\r\n.", "250 *")
+	}
+	if used := h.room.used.Load(); used != 0 {
+		t.Errorf("%d octets of the room are in use, with no transaction open", used)
+	}
+}
+
 // A session loses its place only when the listener is full, it has waited for a while, and it is at no message.
 func TestEviction_SparesWhoWorks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -20,6 +20,7 @@ type Server struct {
 	listen    func(network, address string) (net.Listener, error)
 	buffers   *sync.Pool // of *[bodyBuffer]byte
 	quiet     *quiet
+	room      *room         // for recipients
 	lingering chan struct{} // holds an item for each refused client that is being waited for
 
 	// work ends when sessions may no longer finish what they are doing; it is the context of Commit.
@@ -49,6 +50,7 @@ func newServer(o Options, tune tuning) (*Server, error) {
 		tune:      tune,
 		buffers:   &sync.Pool{New: func() any { return new([bodyBuffer]byte) }},
 		quiet:     newQuiet(tune.quiet),
+		room:      &room{most: tune.sharedRoom},
 		lingering: make(chan struct{}, tune.lingerers),
 		set:       set,
 		peers:     make(map[*peer]struct{}),

@@ -19,6 +19,8 @@ type session struct {
 	offered   envelope.Envelope  // from the MAIL command that the library is running
 	candidate envelope.Recipient // from its RCPT command
 
+	held, borrowed int64 // octets that the recipients take in memory, and those of them that are from the pool
+
 	active  bool // MAIL was accepted
 	env     envelope.Envelope
 	message *message // open from DATA or the first BDAT on
@@ -42,6 +44,7 @@ func (s *session) Rcpt(string, *smtp.RcptOptions) error {
 func (s *session) Reset() {
 	m := s.message
 	s.active, s.env, s.message = false, envelope.Envelope{}, nil
+	s.letGo()
 	if m != nil {
 		m.abort()
 	}

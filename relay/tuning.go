@@ -32,6 +32,9 @@ type tuning struct {
 	stale time.Duration
 	// hops is the number of Received fields that a message may come with (RFC 5321 section 6.3).
 	hops int
+	// ownRoom is how many octets of memory the recipients of each transaction may take, and sharedRoom how many more those of
+	// all transactions together.
+	ownRoom, sharedRoom int64
 	// quiet is the time in which one client's refusals make one log line.
 	quiet time.Duration
 }
@@ -53,6 +56,8 @@ func standardTuning() tuning {
 		idle:        100,
 		stale:       10 * time.Second,
 		hops:        100,
+		ownRoom:     32 << 10,
+		sharedRoom:  32 << 20,
 		quiet:       10 * time.Minute,
 	}
 }

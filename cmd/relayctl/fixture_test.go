@@ -223,6 +223,8 @@ func (q *memoryQueue) Body(id string) (io.ReadCloser, error) {
 	return nil, &queue.NotFoundError{IDs: []string{id}}
 }
 
+func (q *memoryQueue) Export(id string) (io.ReadCloser, error) { return q.Body(id) }
+
 func (q *memoryQueue) Apply(action queue.Action, ids []string) ([]string, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -8,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"relayd/internal/control"
 	"relayd/queue"
 )
 
@@ -15,14 +18,18 @@ func (a *app) queueExportCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:        "export DIR [ID...]",
 		SuggestFor: []string{"backup", "dump", "save"},
-		Short:      "Write messages to files, for a backup or a move; relayd must be stopped",
+		Short:      "Write messages to files, for a backup or a move",
 		Long: `Writes each message of the queue, or those that are named, to two files in DIR: ID.eml
 has its content, octet by octet, and ID.json what "queue import" needs to take it up
 where it was: envelope, state of each recipient, attempts, hold, and what happened to it.
 Files of the same names are replaced. The queue stays as it is.
 
-The files hold other people's mail; they are made readable by their owner alone. For the
-content of one message while relayd is running see "queue show ID --body".`,
+relayd may be running, and goes on. Each message is then written as it is at its moment:
+one that leaves the queue meanwhile is written or not, one that comes meanwhile likewise.
+To move a queue stop relayd first: what it delivers after the export would be delivered
+again by the relayd that imports it.
+
+The files hold other people's mail; they are made readable by their owner alone.`,
 		Example: `  relayctl queue export /var/backups/relayd
   relayctl queue export . 1M8063JNNNMR7`,
 		DisableFlagsInUseLine: true,
@@ -32,17 +39,13 @@ content of one message while relayd is running see "queue show ID --body".`,
 			}
 			return nil
 		},
-		RunE: func(_ *cobra.Command, args []string) error {
-			dir, err := a.offline()
+		RunE: func(cmd *cobra.Command, args []string) error {
+			src, err := a.open(cmd.Context())
 			if err != nil {
 				return err
 			}
-			r, err := queue.OpenReadOnly(dir)
-			if err != nil {
-				return stopFirst(err)
-			}
-			defer r.Close()
-			n, err := r.Export(args[0], args[1:])
+			defer src.Close()
+			n, err := src.Export(cmd.Context(), args[0], args[1:])
 			if n > 0 || err == nil {
 				fmt.Fprintf(a.out, "Wrote %s to %s.\n", messages(n), clean(args[0]))
 			}
@@ -52,6 +55,67 @@ content of one message while relayd is running see "queue show ID --body".`,
 			return err
 		},
 	}
+}
+
+// exportOnline writes messages of a daemon that runs, those named or all of its queue, to files in dir, and returns how many
+// it wrote. Of all, one that leaves the queue meanwhile is left out; one that cannot be written stops no other.
+func exportOnline(ctx context.Context, c *control.Client, dir string, ids []string) (n int, err error) {
+	if err := inQueue(ctx, c, ids); err != nil {
+		return 0, err
+	}
+	if err := queue.MakeExportFolder(dir); err != nil {
+		return 0, err
+	}
+	var failed []error
+	export := func(id string) {
+		err := exportOne(ctx, c, dir, id)
+		switch {
+		case err == nil:
+			n++
+		case !errors.Is(err, queue.ErrNotFound) || len(ids) > 0:
+			failed = append(failed, err)
+		}
+	}
+	for _, id := range ids {
+		export(id)
+	}
+	if len(ids) == 0 {
+		for e, err := range c.All(ctx) {
+			if err != nil {
+				failed = append(failed, err)
+				break
+			}
+			export(e.ID)
+		}
+	}
+	return n, errors.Join(errors.Join(failed...), queue.FinishExport(dir))
+}
+
+func exportOne(ctx context.Context, c *control.Client, dir, id string) error {
+	from, err := c.Export(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	return queue.SaveExported(dir, from)
+}
+
+// inQueue returns an error that names those of ids that are not in the queue.
+func inQueue(ctx context.Context, c *control.Client, ids []string) error {
+	missing := &queue.NotFoundError{}
+	for _, id := range ids {
+		d, err := c.Show(ctx, id)
+		switch {
+		case errors.Is(err, queue.ErrNotFound) || err == nil && d.Gone:
+			missing.IDs = append(missing.IDs, id)
+		case err != nil:
+			return err
+		}
+	}
+	if len(missing.IDs) > 0 {
+		return missing
+	}
+	return nil
 }
 
 func (a *app) queueImportCommand() *cobra.Command {

@@ -19,7 +19,16 @@ type source interface {
 	Show(ctx context.Context, id string) (queue.Detail, error)
 	Body(ctx context.Context, id string) (io.ReadCloser, error)
 	Status(ctx context.Context) (control.Status, error)
+	// Export writes the messages with these ids, or all for none, to files in dir, and returns how many it wrote.
+	Export(ctx context.Context, dir string, ids []string) (int, error)
 	Close()
+}
+
+// running is a daemon that answers.
+type running struct{ *control.Client }
+
+func (r running) Export(ctx context.Context, dir string, ids []string) (int, error) {
+	return exportOnline(ctx, r.Client, dir, ids)
 }
 
 // places is where to find a daemon.
@@ -69,7 +78,7 @@ func (a *app) open(ctx context.Context) (source, error) {
 	}
 	c, err := control.Dial(ctx, at.socket)
 	if err == nil {
-		return c, nil
+		return running{c}, nil
 	}
 	if !errors.Is(err, control.ErrNotRunning) || at.dataDir == "" {
 		return nil, a.explain(err)
@@ -127,6 +136,10 @@ func (s *store) Status(context.Context) (control.Status, error) {
 	st := control.Status{Queue: counts}
 	st.Judge(time.Now())
 	return st, err
+}
+
+func (s *store) Export(_ context.Context, dir string, ids []string) (int, error) {
+	return s.r.Export(dir, ids)
 }
 
 func (s *store) Close() { s.r.Close() }

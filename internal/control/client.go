@@ -158,7 +158,17 @@ func (c *Client) Show(ctx context.Context, id string) (queue.Detail, error) {
 
 // Body returns the content of one message. A reader that ends with anything but io.EOF has not given all of it.
 func (c *Client) Body(ctx context.Context, id string) (io.ReadCloser, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+"/v1/queue/"+url.PathEscape(id)+"/body", nil)
+	return c.open(ctx, "/v1/queue/"+url.PathEscape(id)+"/body")
+}
+
+// Export returns one message as queue.SaveExported takes it. A reader that ends with anything but io.EOF has not given all
+// of it.
+func (c *Client) Export(ctx context.Context, id string) (io.ReadCloser, error) {
+	return c.open(ctx, "/v1/queue/"+url.PathEscape(id)+"/export")
+}
+
+func (c *Client) open(ctx context.Context, path string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+path, nil)
 	if err != nil {
 		return nil, err
 	}

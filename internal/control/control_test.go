@@ -75,6 +75,8 @@ func (q *fakeQueue) Body(id string) (io.ReadCloser, error) {
 	return open(), nil
 }
 
+func (q *fakeQueue) Export(id string) (io.ReadCloser, error) { return q.Body(id) }
+
 func (q *fakeQueue) Apply(action queue.Action, ids []string) ([]string, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -235,6 +237,17 @@ func TestClient_ShowAndBody(t *testing.T) {
 		if _, err := c.Body(t.Context(), path); err == nil {
 			t.Errorf("Body(%q) gave no error", path)
 		}
+	}
+	whole, err := c.Export(t.Context(), "m1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer whole.Close()
+	if got, err := io.ReadAll(whole); err != nil || string(got) != content {
+		t.Errorf("Export gave %d octets, %v; want %d", len(got), err, len(content))
+	}
+	if _, err := c.Export(t.Context(), "nope"); !errors.Is(err, queue.ErrNotFound) {
+		t.Errorf("Export of a message that is not there: %v", err)
 	}
 	if _, body := raw(t, path, "GET", "/v1/queue/m1/body", ""); body != content {
 		t.Error("the raw body differs")

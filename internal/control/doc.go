@@ -16,6 +16,8 @@
 //	                              left out on the last page; otherwise it is the next request's after
 //	GET  /v1/queue/{id}           one message: envelope, origin, recipients, events
 //	GET  /v1/queue/{id}/body      its content as message/rfc822, as it will be sent, before dot-stuffing
+//	GET  /v1/queue/{id}/export    what the queue knows of it, as a line of JSON, and then its content: what
+//	                              "relayctl queue export" writes to two files
 //	POST /v1/queue/actions        {"action": "hold|release|retry|reroute|delete", "ids": [...]} or {"action": ..., "all": true};
 //	                              answers {"action": ..., "done": N, "ids": [...]}, without ids for all
 //

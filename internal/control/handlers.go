@@ -24,6 +24,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /v1/queue", s.list)
 	mux.HandleFunc("GET /v1/queue/{id}", s.show)
 	mux.HandleFunc("GET /v1/queue/{id}/body", s.body)
+	mux.HandleFunc("GET /v1/queue/{id}/export", s.export)
 	mux.HandleFunc("POST /v1/queue/actions", s.act)
 	mux.HandleFunc("/", s.unknown)
 	return s.guarded(onlyOperators(mux))
@@ -126,12 +127,22 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) body(w http.ResponseWriter, r *http.Request) {
 	body, err := s.opt.Queue.Body(r.PathValue("id"))
+	s.send(w, r, "message/rfc822", body, err)
+}
+
+func (s *Server) export(w http.ResponseWriter, r *http.Request) {
+	message, err := s.opt.Queue.Export(r.PathValue("id"))
+	s.send(w, r, "application/octet-stream", message, err)
+}
+
+// send answers with what body has, or with the error in its place.
+func (s *Server) send(w http.ResponseWriter, r *http.Request, contentType string, body io.ReadCloser, err error) {
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	defer body.Close()
-	w.Header().Set("Content-Type", "message/rfc822")
+	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if err := s.stream(w, body); err != nil {
 		s.opt.Log.Warn("a message's content could not be sent to an operator", "id", r.PathValue("id"), "error", err)

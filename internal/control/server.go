@@ -20,6 +20,7 @@ type Queue interface {
 	List(after string, limit int) ([]queue.Entry, error)
 	Show(id string) (queue.Detail, error)
 	Body(id string) (io.ReadCloser, error)
+	Export(id string) (io.ReadCloser, error)
 	Apply(action queue.Action, ids []string) ([]string, error)
 	ApplyAll(action queue.Action) (int, error)
 	Counts() queue.Counts
