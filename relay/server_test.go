@@ -43,7 +43,8 @@ func TestServer_StartBindsAllOrNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	// On an address that no other test uses, so that none of them takes the port while it is free.
+	free, err := net.Listen("tcp", "127.0.0.6:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,12 +339,11 @@ func TestServer_ShutdownSaysGoodbyeToIdleSessions(t *testing.T) {
 	greeted, idle, other := h.dial(), h.dial().hello(), h.dial()
 	greeted.expect("220 *")
 	other.expect("220 *")
-	begun := time.Now()
-	if err := h.Shutdown(context.Background()); err != nil {
+	// Sessions that Shutdown left to themselves would go on for the five minutes that a client may be idle.
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := h.Shutdown(ctx); err != nil {
 		t.Fatal(err)
-	}
-	if took := time.Since(begun); took > patience/2 {
-		t.Errorf("it took %v", took)
 	}
 	for _, c := range []*client{greeted, idle, other} {
 		c.expect("421 4.3.2 relay.test is shutting down*")

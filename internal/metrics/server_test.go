@@ -27,7 +27,7 @@ func newServer(t *testing.T, o Options) *Server {
 	}
 	s := New(o)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		s.Close(ctx)
 	})
@@ -45,7 +45,7 @@ func listen(t *testing.T, o Options) *Server {
 
 // ask sends a request on a connection of its own.
 func ask(method, address, path string) (*http.Response, []byte, error) {
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 	req, err := http.NewRequest(method, "http://"+address+path, http.NoBody)
 	if err != nil {
 		return nil, nil, err
@@ -120,7 +120,7 @@ func TestServer_CutsOffWhoSaysNothingAndWhoReadsOn(t *testing.T) {
 		if _, err := io.WriteString(c, words); err != nil {
 			t.Fatal(err)
 		}
-		c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		c.SetReadDeadline(time.Now().Add(time.Minute))
 		got, err := io.ReadAll(c)
 		if err != nil && !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("%s: %v", name, err)
@@ -258,7 +258,7 @@ func TestClose_LetsAnAnswerFinishAndCutsOffWhoSaysNothing(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	s.Close(ctx)
-	c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	c.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := io.ReadAll(c); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("who says nothing is still connected: %v", err)
 	}
