@@ -297,8 +297,12 @@ func openBolt(path string, opts *bolt.Options) (db *bolt.DB, err error) {
 		}
 	}()
 	var file *os.File
+	open := opts.OpenFile
+	if open == nil {
+		open = os.OpenFile
+	}
 	opts.OpenFile = func(name string, flag int, perm os.FileMode) (f *os.File, err error) {
-		f, err = os.OpenFile(name, flag, perm)
+		f, err = open(name, flag, perm)
 		file = f
 		return f, err
 	}
