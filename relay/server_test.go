@@ -364,13 +364,15 @@ func TestServer_ShutdownLetsTransactionsFinish(t *testing.T) {
 	chunk.command("BDAT 3\r\nx", "250 *")
 	ended := make(chan error, 1)
 	go func() { ended <- h.Shutdown(context.Background()) }()
-	eventually(t, "the closing of the listener", func() bool {
-		c, err := net.Dial("tcp", h.Addrs()[0].String())
-		if err == nil {
-			c.Close()
-		}
-		return err != nil
+	eventually(t, "the word to all sessions", func() bool {
+		h.mu.Lock() // which Shutdown holds from the closing of the listeners until all sessions know
+		defer h.mu.Unlock()
+		return h.closed
 	})
+	if c, err := net.Dial("tcp", h.Addrs()[0].String()); err == nil {
+		c.Close()
+		t.Error("the listener is still open")
+	}
 	mail.command("RCPT TO:<c@other.test>", "250 *")
 	mail.command("DATA", "354 *")
 	for _, c := range []*client{mail, data} {
