@@ -29,6 +29,7 @@ import (
 const dnsServer = "RELAYCTL_TEST_DNS_SERVER"
 
 func TestMain(m *testing.M) {
+	usualUmask()
 	testscript.Main(m, map[string]func(){"relayctl": func() {
 		if dns := os.Getenv(dnsServer); dns != "" {
 			net.DefaultResolver = dnstest.Resolver(dns)
