@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"relayd/internal/envelope"
 )
@@ -106,14 +107,14 @@ func runDialogue(t *testing.T, d dialogue) {
 	}
 }
 
-// deliverTogether makes deliveries at the same time, in their order, and returns what they came to. The body of the first
-// comes when all others wait for their turn.
+// deliverTogether makes deliveries at the same time, in their order, and returns what they came to. The body of each comes
+// when all others wait for their turn, so that who is to follow it stands in line.
 func deliverTogether(r *Router, all []delivery) [][]string {
 	rest := make(chan struct{})
 	out := make([][]string, len(all))
 	var wg sync.WaitGroup
 	for i, dl := range all {
-		if open := dl.m.Open; i == 0 && len(all) > 1 {
+		if open := dl.m.Open; len(all) > 1 {
 			dl.m.Open = func() (io.ReadCloser, error) {
 				content, err := open()
 				return heldBack{content, rest}, err
@@ -129,7 +130,7 @@ func deliverTogether(r *Router, all []delivery) [][]string {
 	return out
 }
 
-// heldBack is content that can be read once until is closed.
+// heldBack is content that can be read once until is closed, and nobody else has anything left to do.
 type heldBack struct {
 	io.ReadCloser
 	until <-chan struct{}
@@ -137,6 +138,7 @@ type heldBack struct {
 
 func (h heldBack) Read(p []byte) (int, error) {
 	<-h.until
+	time.Sleep(1) // which synctest's clock grants when all wait
 	return h.ReadCloser.Read(p)
 }
 
