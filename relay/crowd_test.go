@@ -183,6 +183,7 @@ func TestEviction_SparesWhoWorks(t *testing.T) {
 		idle.command("NOOP", "250 *")
 		sending.command("x\r\n.", "250 *")
 		third.command("NOOP", "250 *")
+		synctest.Wait()              // all of them wait again
 		again := connect("10.0.0.3") // has its share
 		again.expect("421 4.3.2 *")
 		for _, c := range []*client{sending, idle, third, again} {

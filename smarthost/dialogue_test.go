@@ -117,7 +117,7 @@ func deliverTogether(r *Router, all []delivery) [][]string {
 		if open := dl.m.Open; len(all) > 1 {
 			dl.m.Open = func() (io.ReadCloser, error) {
 				content, err := open()
-				return heldBack{content, rest}, err
+				return inTurn{heldBack{content, rest}}, err
 			}
 		}
 		wg.Go(func() { out[i] = describe(dl.m.Envelope, r.Deliver(context.Background(), "isp", dl.m)) })
@@ -130,7 +130,15 @@ func deliverTogether(r *Router, all []delivery) [][]string {
 	return out
 }
 
-// heldBack is content that can be read once until is closed, and nobody else has anything left to do.
+// inTurn is content that can be read once nobody else has anything left to do.
+type inTurn struct{ heldBack }
+
+func (c inTurn) Read(p []byte) (int, error) {
+	time.Sleep(1) // which synctest's clock grants when all others wait
+	return c.heldBack.Read(p)
+}
+
+// heldBack is content that can be read once until is closed.
 type heldBack struct {
 	io.ReadCloser
 	until <-chan struct{}
@@ -138,7 +146,6 @@ type heldBack struct {
 
 func (h heldBack) Read(p []byte) (int, error) {
 	<-h.until
-	time.Sleep(1) // which synctest's clock grants when all wait
 	return h.ReadCloser.Read(p)
 }
 
