@@ -18,14 +18,14 @@ build:          ## build bin/relayd and bin/relayctl
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/relayd ./cmd/relayctl
 
 test:           ## run the whole suite, with the race detector where there is a C compiler
-	$(GO) test $(RACE) ./...
+	$(GO) test $(RACE) -timeout=30m ./...
 
-check: test     ## test, and vet, staticcheck, formatting, import rules, half a second of fuzzing each
+check: test     ## test, and vet, staticcheck, formatting, import rules, a thousand inputs of fuzzing each
 	$(GO) vet ./... && $(GO) vet -tags peers ./...
 	$(GO) run $(STATICCHECK) -tags peers ./...
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
 	$(GO) test -count=1 ./test/house
-	GO=$(GO) FUZZTIME=500ms FUZZCACHE=none sh test/fuzz/run.sh
+	GO=$(GO) FUZZTIME=1000x FUZZCACHE=none sh test/fuzz/run.sh
 	$(GO) mod verify && $(GO) mod tidy -diff
 
 fuzz:           ## fuzz each parser of foreign octets for FUZZTIME (1m)

@@ -210,10 +210,10 @@ func (r *rig) send(to ...string) string {
 // until polls cond, for tests that use the real clock.
 func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !cond() {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited 10 s for: %s", what)
+			t.Fatalf("waited a minute for: %s", what)
 		}
 		time.Sleep(time.Millisecond)
 	}

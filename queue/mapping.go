@@ -23,8 +23,12 @@ func openBolt(path string, opts *bolt.Options) (db *bolt.DB, file *os.File, err 
 			db, file, err = nil, nil, fmt.Errorf("%s: %w: %v%s", path, errDatabase, p, recoverRemedy)
 		}
 	}()
+	open := opts.OpenFile
+	if open == nil {
+		open = os.OpenFile
+	}
 	opts.OpenFile = func(name string, flag int, perm os.FileMode) (f *os.File, err error) {
-		f, err = os.OpenFile(name, flag, perm)
+		f, err = open(name, flag, perm)
 		file = f
 		return f, err
 	}

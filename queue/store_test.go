@@ -346,17 +346,22 @@ func TestStore_DatabaseThatIsReplacedWhileItIsOpened(t *testing.T) {
 	if err := lockFile(holder, true); err != nil {
 		t.Fatal(err)
 	}
-	opened := make(chan error, 1)
+	has, opened := make(chan struct{}), make(chan error, 1)
 	go func() {
 		opts := boltOptions()
-		opts.Timeout = 10 * time.Second
+		opts.Timeout = time.Minute
+		opts.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			f, err := os.OpenFile(name, flag, mode)
+			close(has)
+			return f, err
+		}
 		db, _, err := openBolt(path, opts)
 		if err == nil {
 			err = db.Close()
 		}
 		opened <- err
 	}()
-	time.Sleep(200 * time.Millisecond) // it has the file, and waits
+	<-has // it has the file, and waits
 	content, err := os.ReadFile(path)
 	if err == nil {
 		err = os.WriteFile(path+".compact", content, 0o600)

@@ -183,6 +183,7 @@ func TestSpoofing_PROXYAndXCLIENTChangeNothing(t *testing.T) {
 			stranger := open(t, nil).pretend("192.0.2.1").start()
 			c := stranger.dial()
 			c.send(s + "EHLO c\r\nMAIL FROM:<a@client.test>\r\nRCPT TO:<b@other.test>\r\nDATA\r\n")
+			c.endSending() // who refuses waits for the client to go
 			c.expect("554 5.7.1 192.0.2.1 may not relay here*")
 			for {
 				line, err := c.line()

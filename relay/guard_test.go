@@ -272,7 +272,7 @@ func TestGuard_ClientThatReadsNothingIsCutOff(t *testing.T) {
 func TestGuard_SilentStrangerIsLetGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &pipes{conns: make(chan net.Conn), gone: make(chan struct{})}
-		h := open(t, nil)
+		h := open(t, func(_ *Options, tune *tuning) { tune.linger = standardTuning().linger })
 		h.listen = func(string, string) (net.Listener, error) { return l, nil }
 		if err := h.Start(); err != nil {
 			t.Fatal(err)

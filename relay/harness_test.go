@@ -23,8 +23,9 @@ import (
 	"relayd/internal/envelope"
 )
 
-// patience bounds every wait of a test for something that must happen.
-const patience = 5 * time.Second
+// patience bounds every wait of a test for something that must happen. A test that passes never waits so long, however
+// loaded the machine is.
+const patience = time.Minute
 
 // memoryQueue is a queue for tests. Its hooks, where set, run in the place of success.
 type memoryQueue struct {
@@ -180,7 +181,7 @@ func open(t *testing.T, change func(*Options, *tuning)) *house {
 		Listeners: []Listener{{Address: "127.0.0.1:0"}},
 	}
 	tune := standardTuning()
-	tune.linger = 500 * time.Millisecond
+	tune.linger = patience
 	if change != nil {
 		change(&h.opts, &tune)
 	}
@@ -263,6 +264,14 @@ type pretended struct {
 
 func (c *pretended) RemoteAddr() net.Addr { return c.addr }
 
+// CloseWrite is that of the connection, if it has one.
+func (c *pretended) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
 // client is the other end of a session.
 type client struct {
 	t    *testing.T
@@ -281,6 +290,14 @@ func (c *client) send(s string) {
 	c.conn.SetWriteDeadline(time.Now().Add(c.wait))
 	if _, err := io.WriteString(c.conn, s); err != nil {
 		c.t.Fatalf("sending %.60q: %v", s, err)
+	}
+}
+
+// endSending closes the client's direction; it can still read.
+func (c *client) endSending() {
+	c.t.Helper()
+	if err := c.conn.(*net.TCPConn).CloseWrite(); err != nil {
+		c.t.Fatal(err)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"relayd/internal/envelope"
 )
@@ -106,17 +107,17 @@ func runDialogue(t *testing.T, d dialogue) {
 	}
 }
 
-// deliverTogether makes deliveries at the same time, in their order, and returns what they came to. The body of the first
-// comes when all others wait for their turn.
+// deliverTogether makes deliveries at the same time, in their order, and returns what they came to. The body of each comes
+// when all others wait for their turn, so that who is to follow it stands in line.
 func deliverTogether(r *Router, all []delivery) [][]string {
 	rest := make(chan struct{})
 	out := make([][]string, len(all))
 	var wg sync.WaitGroup
 	for i, dl := range all {
-		if open := dl.m.Open; i == 0 && len(all) > 1 {
+		if open := dl.m.Open; len(all) > 1 {
 			dl.m.Open = func() (io.ReadCloser, error) {
 				content, err := open()
-				return heldBack{content, rest}, err
+				return inTurn{heldBack{content, rest}}, err
 			}
 		}
 		wg.Go(func() { out[i] = describe(dl.m.Envelope, r.Deliver(context.Background(), "isp", dl.m)) })
@@ -127,6 +128,14 @@ func deliverTogether(r *Router, all []delivery) [][]string {
 	close(rest)
 	wg.Wait()
 	return out
+}
+
+// inTurn is content that can be read once nobody else has anything left to do.
+type inTurn struct{ heldBack }
+
+func (c inTurn) Read(p []byte) (int, error) {
+	time.Sleep(time.Nanosecond) // which synctest's clock grants when all others wait
+	return c.heldBack.Read(p)
 }
 
 // heldBack is content that can be read once until is closed.

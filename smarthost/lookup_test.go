@@ -77,7 +77,7 @@ func newNamedRig(t *testing.T, dns *nameServer, route Route, host string, s *san
 		o.Routes[0].Hosts, o.Resolver = []string{host}, dns.resolver()
 		dialer := &net.Dialer{Resolver: o.Resolver, ControlContext: d.control}
 		o.Dial = dialer.DialContext
-		o.Timeouts.Dial = 20 * time.Second
+		o.Timeouts.Dial = time.Minute
 	}, route, s), d
 }
 
@@ -404,7 +404,7 @@ func TestDial_IPv6ThatSwallowsEverythingDoesNotHoldUpIPv4(t *testing.T) {
 	if got := d.take(); !slices.Equal(got, []string{"[::1]:" + port, s.Addr()}) {
 		t.Errorf("tried %q", got)
 	}
-	if took := time.Since(begun); took > 8*time.Second {
+	if took := time.Since(begun); took > 25*time.Second { // half of what a dial may take would be the first address's
 		t.Errorf("it took %s", took)
 	}
 }
@@ -426,7 +426,7 @@ func blackHole(t *testing.T, port uint16) {
 		t.Fatal(err)
 	}
 	for range 8 {
-		nc, err := net.DialTimeout("tcp", net.JoinHostPort("::1", strconv.Itoa(int(port))), 300*time.Millisecond)
+		nc, err := net.DialTimeout("tcp", net.JoinHostPort("::1", strconv.Itoa(int(port))), 2*time.Second)
 		if err != nil {
 			return
 		}

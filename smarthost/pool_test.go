@@ -356,7 +356,7 @@ func TestPool_PanicLosesNoPlace(t *testing.T) {
 			r.Deliver(t.Context(), "isp", m)
 		}()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	m := mail(hello)
 	m.ID = "q2"

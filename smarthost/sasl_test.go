@@ -8,7 +8,7 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
+	"testing/synctest"
 
 	"github.com/emersion/go-sasl"
 
@@ -56,17 +56,19 @@ func TestChoose(t *testing.T) {
 }
 
 // exchange runs an AUTH exchange against a script of the host's part.
-func exchange(t *testing.T, client sasl.Client, script ...string) (envelope.Reply, error) {
+func exchange(t *testing.T, client sasl.Client, script ...string) (reply envelope.Reply, err error) {
 	t.Helper()
-	here, there := net.Pipe()
-	done := make(chan error)
-	go func() { done <- play(there, append(script, "close")) }()
-	c := newConn(here, Timeouts{Command: 5 * time.Second, Block: 5 * time.Second}.orDefaults())
-	reply, err := c.authenticate(client)
-	c.close()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		done := make(chan error)
+		go func() { done <- play(there, append(script, "close")) }()
+		c := newConn(here, Timeouts{}.orDefaults())
+		reply, err = c.authenticate(client)
+		c.close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 	return reply, err
 }
 

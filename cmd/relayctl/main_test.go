@@ -29,6 +29,7 @@ import (
 const dnsServer = "RELAYCTL_TEST_DNS_SERVER"
 
 func TestMain(m *testing.M) {
+	usualUmask()
 	testscript.Main(m, map[string]func(){"relayctl": func() {
 		if dns := os.Getenv(dnsServer); dns != "" {
 			net.DefaultResolver = dnstest.Resolver(dns)
@@ -85,7 +86,7 @@ func cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	})
 	ts.Check(s.Start(ts.Getenv("SOCKET")))
 	ts.Defer(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		s.Close(ctx)
 	})
@@ -151,7 +152,7 @@ func cmdLacks(ts *testscript.TestScript, neg bool, args []string) {
 func cmdSubmit(ts *testscript.TestScript, _ bool, args []string) {
 	path := ts.MkAbs(args[0])
 	var text string
-	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(text, "Ctrl-C"); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(text, "Ctrl-C"); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("the sandbox does not begin: %q", text)
 		}

@@ -44,7 +44,7 @@ var issuers sync.Map
 func cmdPerson(ts *testscript.TestScript, _ bool, args []string) {
 	found, _ := issuers.Load(ts.Getenv("SOCKET"))
 	s := found.(*issuer.Server)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	switch args[0] {
 	case "approves", "declines":
@@ -78,7 +78,7 @@ func cmdPerson(ts *testscript.TestScript, _ bool, args []string) {
 // address waits until relayctl has printed the address to open.
 func address(ts *testscript.TestScript, file string) string {
 	re := regexp.MustCompile(`(?m)^http://\S+/authorize\?\S+$`)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		b, _ := os.ReadFile(ts.MkAbs(file))
 		if m := re.FindString(string(b)); m != "" && strings.Contains(string(b), "Waiting for you") {
 			return m

@@ -66,7 +66,7 @@ func (c *console) watch() {
 // expect waits until words are shown behind what was expected before.
 func (c *console) expect(words string) {
 	c.t.Helper()
-	late := time.AfterFunc(10*time.Second, func() {
+	late := time.AfterFunc(time.Minute, func() {
 		c.mu.Lock()
 		c.gone = true
 		c.changed.Broadcast()
@@ -94,7 +94,7 @@ func (c *console) enter(line string) {
 // hidden waits until what is typed is not shown, which is a moment after the question.
 func (c *console) hidden(want bool) {
 	c.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		t, err := unix.IoctlGetTermios(int(c.screen.Fd()), unix.TCGETS)
 		if err != nil {
 			c.t.Fatal(err)
@@ -117,7 +117,7 @@ func (c *console) start(args ...string) (wait func() int) {
 		select {
 		case code := <-done:
 			return code
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.t.Fatalf("relayctl does not end:\n%s", c.text)

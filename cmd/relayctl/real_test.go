@@ -52,7 +52,7 @@ func openQueue(ts *testscript.TestScript, dir string) *queue.Queue {
 }
 
 func closeQueue(ts *testscript.TestScript, q *queue.Queue) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	ts.Check(q.Close(ctx))
 }
@@ -81,7 +81,7 @@ func cmdRelay(ts *testscript.TestScript, _ bool, args []string) {
 	q.Start()
 	id := put(ts, q)
 	ts.Setenv("ID", id)
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		d, err := q.Show(id)
 		ts.Check(err)
 		if strings.Contains(d.LastError, "greylisted") && d.State == queue.StateDeferred {
@@ -94,7 +94,7 @@ func cmdRelay(ts *testscript.TestScript, _ bool, args []string) {
 	s := control.NewServer(control.Options{Queue: q, Log: slog.New(slog.DiscardHandler), Version: "v1.2.3", Started: time.Now()})
 	ts.Check(s.Start(ts.Getenv("SOCKET")))
 	ts.Defer(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		s.Close(ctx)
 	})

@@ -173,9 +173,9 @@ func TestRelayd_ReloadMovesTheListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	old := p.addr
-	s.write("relayd.toml", strings.Replace(string(text), `"127.0.0.1:0"`, `"[::1]:0"`, 1), 0o600)
+	s.write("relayd.toml", strings.Replace(string(text), `"127.0.0.1:0"`, `"127.0.0.2:0"`, 1), 0o600)
 	p.signal(syscall.SIGHUP)
-	p.addr = p.waitFor(`msg="the configuration was reloaded".* listening="?(\[::1\]:[0-9]+)`)[1]
+	p.addr = p.waitFor(`msg="the configuration was reloaded".* listening="?(127\.0\.0\.2:[0-9]+)`)[1]
 	p.mustSubmit("a@example.com")
 	arrive(t, sb, 1)
 	if c, err := smtp.Dial(old); err == nil {

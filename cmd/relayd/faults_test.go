@@ -132,7 +132,7 @@ func scripted(t *testing.T, ca string, o *saboteur, l *ledger) outcome {
 	select {
 	case <-p.done:
 		p.ended()
-	case <-time.After(75 * time.Second):
+	case <-time.After(patience):
 		t.Fatalf("%s: the daemon does not end:\n%s", o.mishap.name, p.log)
 	}
 	if code := p.cmd.ProcessState.ExitCode(); code > 1 {
@@ -204,7 +204,7 @@ func (s *site) apply(l *ledger, action queue.Action, ids []string, n int) {
 		l.deleted[ids[n]] = true
 		l.mu.Unlock()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c, err := s.control(ctx)
 	if err != nil {
@@ -217,7 +217,7 @@ func (s *site) apply(l *ledger, action queue.Action, ids []string, n int) {
 // drained waits until only what is held is left, or the daemon is gone.
 func (s *site) drained(p *process, sent int) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for !p.gone() {
 		c, err := s.control(ctx)

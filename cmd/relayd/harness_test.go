@@ -54,6 +54,10 @@ var untapped atomic.Int32
 
 const testPassword = "correct horse battery staple"
 
+// patience bounds every wait for something that must happen. A test that passes never waits so long, however loaded the
+// machine is.
+const patience = 2 * time.Minute
+
 // site is a folder with a configuration, and the daemon that runs there.
 type site struct {
 	t      *testing.T
@@ -63,7 +67,17 @@ type site struct {
 }
 
 func newSite(t *testing.T) *site {
-	s := &site{t: t, dir: t.TempDir()}
+	t.Helper()
+	dir, err := os.MkdirTemp("", "site") // a short path, whatever the test's name: sockets allow about 100 characters
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	s := &site{t: t, dir: dir}
 	s.config = filepath.Join(s.dir, "relayd.toml")
 	s.write("isp.password", testPassword+"\n", 0o600)
 	return s
@@ -206,7 +220,7 @@ func (p *process) wait() error {
 	select {
 	case <-p.done:
 		return p.err
-	case <-time.After(60 * time.Second):
+	case <-time.After(patience):
 		p.t.Fatal("the daemon does not end")
 		return nil
 	}
@@ -216,7 +230,7 @@ func (p *process) wait() error {
 func (p *process) waitFor(pattern string) []string {
 	p.t.Helper()
 	re := regexp.MustCompile(pattern)
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(patience)
 	for {
 		if m := re.FindStringSubmatch(p.log.String()); m != nil {
 			return m
@@ -237,7 +251,7 @@ func (p *process) waitFor(pattern string) []string {
 // up waits until the daemon listens; it returns false when it has ended instead.
 func (p *process) up() bool {
 	p.t.Helper()
-	deadline := time.After(time.Minute)
+	deadline := time.After(patience)
 	re := regexp.MustCompile(`msg="relayd is up".* listening="?([^ "]+)`)
 	for {
 		if m := re.FindStringSubmatch(p.log.String()); m != nil {
@@ -317,7 +331,7 @@ func (p *process) mustSubmit(to ...string) {
 // arrive waits until sb has n messages.
 func arrive(t *testing.T, sb *sandbox.Server, n int) []sandbox.Message {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	got, err := sb.Wait(ctx, n)
 	if err != nil {
@@ -359,10 +373,10 @@ func (s *site) show(id string) queue.Detail {
 // until polls cond.
 func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	for !cond() {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited 30 s for: %s", what)
+			t.Fatalf("waited %s for: %s", patience, what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

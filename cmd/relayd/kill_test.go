@@ -56,7 +56,7 @@ func TestRelayd_KilledTenTimesLosesNothing(t *testing.T) {
 				}
 			})
 		}
-		deadline := time.Now().Add(time.Minute)
+		deadline := time.Now().Add(patience)
 		for acked.Load() < killAt && time.Now().Before(deadline) {
 			time.Sleep(time.Millisecond)
 		}

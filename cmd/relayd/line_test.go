@@ -7,17 +7,23 @@ import (
 	"relayd/internal/sandbox"
 )
 
-// A backlog leaves the queue over one connection at the pace of the line: with 40 ms there and back, one round trip a
-// message, disk and bookkeeping included. The host counts how often it had to wait for the relay.
+// A backlog leaves the queue over one connection at the pace of the line: one round trip a message, disk and bookkeeping
+// included. The host counts how often it had to wait for the relay. The line is a long one, so that a loaded machine, too,
+// has the next message ready before the last one is answered.
 func TestDaemon_BacklogLeavesAtOneRoundTripAMessage(t *testing.T) {
-	const messages, roundTrip = 100, 40 * time.Millisecond
+	const messages, roundTrip = 50, 200 * time.Millisecond
 	s := newSite(t)
 	sb := s.smarthost(sandbox.Options{Latency: roundTrip})
+	// The host says nothing until the backlog is there.
+	if err := sb.Inject(sandbox.Fault{Stage: sandbox.StageGreeting, Hang: true, Times: 1}); err != nil {
+		t.Fatal(err)
+	}
 	s.configure(route(sb.CAFile(), sb.Addr()) + "max_connections = 1\n")
 	p := s.start()
 	for range messages {
 		p.mustSubmit("somebody@dest.example")
 	}
+	sb.Clear(sandbox.StageGreeting)
 	arrive(t, sb, messages)
 	st := sb.Stats()
 	t.Logf("%d messages over %d connection: %.2f turns each, set-up included", messages, st.Connections, float64(st.Turns)/messages)

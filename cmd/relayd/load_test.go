@@ -121,7 +121,7 @@ func (s *site) control(ctx context.Context) (*control.Client, error) {
 }
 
 func (s *site) act(l *ledger, rnd *rand.Rand) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c, err := s.control(ctx)
 	if err != nil {

@@ -31,7 +31,7 @@ func (p *process) metricsAt(n int) string {
 // scrape reads the metrics at url as Prometheus does: values by name, with labels in order. It returns the text, too.
 func scrape(t *testing.T, url string) (map[string]float64, string) {
 	t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 	resp, err := client.Get(url)
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +73,7 @@ func mustShow(t *testing.T, url string, want map[string]float64) string {
 		slices.Sort(keys)
 		return keys
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		if got, text = scrape(t, url); len(wrong()) == 0 {
 			return text
 		}
@@ -186,7 +186,7 @@ func TestRelayd_MetricsFollowAReload(t *testing.T) {
 // mustNotShow fails the test if somebody answers at url.
 func mustNotShow(t *testing.T, url string) {
 	t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 	if resp, err := client.Get(url); err == nil {
 		resp.Body.Close()
 		t.Errorf("%s answers: %s", url, resp.Status)

@@ -91,7 +91,7 @@ func (p *process) talk(said string) string {
 		p.t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	if _, err := io.WriteString(c, said); err != nil {
 		p.t.Fatal(err)
 	}

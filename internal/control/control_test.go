@@ -27,7 +27,6 @@ type fakeQueue struct {
 	entries     []queue.Entry
 	bodies      map[string]func() io.ReadCloser
 	err         error // what every method answers, when set
-	slow        time.Duration
 	panics      bool
 	quarantined int
 	applied     []string // "hold a b"
@@ -97,7 +96,6 @@ func (q *fakeQueue) Apply(action queue.Action, ids []string) ([]string, error) {
 }
 
 func (q *fakeQueue) ApplyAll(action queue.Action) (int, error) {
-	time.Sleep(q.slow)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.applied = append(q.applied, string(action)+" all")
@@ -162,7 +160,7 @@ func start(t *testing.T, opt control.Options) (*control.Client, string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		s.Close(ctx)
 	})
@@ -319,16 +317,6 @@ func TestClient_UnknownIDsAreNamedAndNothingIsDone(t *testing.T) {
 	}
 }
 
-func TestClient_ActionMayTakeLongerThanAStalledClient(t *testing.T) {
-	q := &fakeQueue{entries: messages("a"), slow: 300 * time.Millisecond}
-	c, _ := start(t, control.Options{Queue: q, Stall: 100 * time.Millisecond})
-	for range 2 { // the second runs into what the first left behind on the connection
-		if res, err := c.ApplyAll(t.Context(), queue.ActionHold); err != nil || res.Done != 1 {
-			t.Errorf("ApplyAll = %+v, %v", res, err)
-		}
-	}
-}
-
 func TestServer_RefusesRequestsThatMakeNoSense(t *testing.T) {
 	q := &fakeQueue{entries: messages("a")}
 	_, path := start(t, control.Options{Queue: q})
@@ -434,45 +422,9 @@ func TestServer_QuietStatusHasArraysNotNulls(t *testing.T) {
 	}
 }
 
-func TestServer_CutsOffWhoTakesNothing(t *testing.T) {
-	endless := func() io.ReadCloser { return io.NopCloser(zeros{}) }
-	q := &fakeQueue{bodies: map[string]func() io.ReadCloser{"m1": endless}}
-	var log syncBuffer
-	_, path := start(t, control.Options{Queue: q, Stall: 50 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&log, nil))})
-	conn, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	io.WriteString(conn, "GET /v1/queue/m1/body HTTP/1.1\r\nHost: relayd\r\n\r\n")
-	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(log.String(), "could not be sent"); {
-		if time.Now().After(deadline) {
-			t.Fatal("a client that reads nothing still holds its handler")
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
-
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
 
 // raw makes one request without the client.
 func raw(t *testing.T, socket, method, url, body string) (int, string) {

@@ -202,7 +202,9 @@ func TestServer_MaxConnectionsRefusesTheNextWith421(t *testing.T) {
 }
 
 func TestServer_IdleClientsGet421(t *testing.T) {
-	s, p := open(t, sandbox.Options{IdleTimeout: 400 * time.Millisecond})
+	t.Parallel()
+	// Long enough that none of the commands before it comes late, on a loaded machine either.
+	s, p := open(t, sandbox.Options{IdleTimeout: 3 * time.Second})
 	p.expect("421 4.4.2 *")
 	p.expectEnd(false)
 	p.conn.Close()

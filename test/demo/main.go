@@ -33,7 +33,7 @@ func main() {
 const (
 	username = "me@isp.example"
 	password = "only-for-the-demo"
-	patience = 20 * time.Second
+	patience = time.Minute
 )
 
 // stage is what the demo plays on.

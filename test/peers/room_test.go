@@ -42,7 +42,7 @@ mailbox:x:64904:
 )
 
 // patience is how long anything may take; a run in which all goes well waits for nothing this long.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // room is a test's own folder, and how programs are run there. Its path is short, because it holds unix sockets, and
 // open to all, because the peers give up root.
