@@ -303,6 +303,23 @@ func (s journalState) overtaken(dir string) error {
 	return nil
 }
 
+// namedGeneration returns the highest generation that a file of the journal in dir names, or 0. The first frame of a
+// generation may have been torn, so that only the file's header is there: no later generation with another salt may have
+// that number, or the database would seem to be older than its journal.
+func namedGeneration(dir string) (gen uint64) {
+	for n := range uint64(2) {
+		f, err := os.Open(filepath.Join(dir, journalName(n)))
+		if err != nil {
+			continue
+		}
+		if g, _, ok := readFileHeader(f); ok {
+			gen = max(gen, g)
+		}
+		_ = f.Close() // it was only read
+	}
+	return gen
+}
+
 // replayed is what one file of the journal held.
 type replayed struct {
 	frames, missing int

@@ -230,17 +230,7 @@ func (s *salvage) replay() error {
 // outrun begins the journal of the new store with a generation that no file of the old one has: an exchange that is cut
 // short leaves these beside the new database, which must not take itself for an older one than they were written for.
 func (s *salvage) outrun() error {
-	var gen uint64
-	for n := range uint64(2) {
-		f, err := os.Open(filepath.Join(s.dir, journalName(n)))
-		if err != nil {
-			continue
-		}
-		if g, _, ok := readFileHeader(f); ok {
-			gen = max(gen, g)
-		}
-		_ = f.Close() // it was only read
-	}
+	gen := namedGeneration(s.dir)
 	j := s.st.journal
 	j.gen, s.st.active = gen+1, newLayer(gen+1)
 	return s.st.update(func(tx *bolt.Tx) error { return journalState{gen: gen, salt: j.salt}.put(tx) })

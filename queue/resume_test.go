@@ -206,3 +206,49 @@ func TestResume_GoesOnWhereTheJournalEnds(t *testing.T) {
 		t.Errorf("there are %s, %d missing", got, st.missing)
 	}
 }
+
+// The first frame of a generation that a power cut has torn leaves the file's header, and nothing was answered for: neither
+// the start after it nor one after another crash takes the database for older than that journal.
+func TestJournal_TornFirstFrameIsNoLaterState(t *testing.T) {
+	for name, earlier := range map[string]ID{"of the first generation": 0, "of the second": 1} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			st := still(mustOpenStore(t, dir))
+			defer st.close()
+			for id := ID(1); id <= earlier; id++ {
+				mustCommit(t, st, newMessage(t, id, []byte("earlier")))
+				rotated(t, st)
+			}
+			mustCommit(t, st, newMessage(t, earlier+1, []byte("torn")))
+			copied := crashed(t, dir, st)
+			path := filepath.Join(copied, journalName(st.journal.gen))
+			file, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			clear(file[frameBlock:])
+			if err := os.WriteFile(path, file, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for id := earlier + 2; id <= earlier+4; id++ {
+				again := still(mustOpenStore(t, copied))
+				defer again.close()
+				copied = crashed(t, copied, again) // before anything was committed
+				look, err := OpenReadOnly(copied)
+				if err != nil {
+					t.Fatal(err)
+				}
+				look.Close()
+				again = still(mustOpenStore(t, copied))
+				defer again.close()
+				mustCommit(t, again, newMessage(t, id, []byte("later")))
+				copied = crashed(t, copied, again)
+			}
+			last := mustOpenStore(t, copied)
+			defer last.close()
+			if n := ID(len(holds(t, last, 9))); n != earlier+3 || last.missing != 0 {
+				t.Errorf("%d messages, %d missing", n, last.missing)
+			}
+		})
+	}
+}

@@ -164,10 +164,11 @@ func (s *store) recover(dir string) error {
 		return err
 	}
 	s.missing = left.missing
-	if s.journal, err = openJournal(dir, left.gen+1); err != nil {
+	gen := max(left.gen, namedGeneration(dir))
+	if s.journal, err = openJournal(dir, gen+1); err != nil {
 		return err
 	}
-	s.active = newLayer(left.gen + 1)
+	s.active = newLayer(gen + 1)
 	err = noRoom(s.update(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{bucketEnvelopes(), bucketBodies(), bucketDue(), bucketHistory(), bucketJournal(), bucketQuarantine()} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
@@ -179,7 +180,7 @@ func (s *store) recover(dir string) error {
 				return err
 			}
 		}
-		return journalState{gen: left.gen, salt: s.journal.salt}.put(tx)
+		return journalState{gen: gen, salt: s.journal.salt}.put(tx)
 	}))
 	if errors.Is(err, errNoRoom) && state.salt != 0 {
 		s.behind = err
