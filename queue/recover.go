@@ -236,6 +236,8 @@ func (s *salvage) outrun() error {
 	return s.st.update(func(tx *bolt.Tx) error { return journalState{gen: gen, salt: j.salt}.put(tx) })
 }
 
+// replayAll applies what can be read of the journal, around what cannot: what the database does not hold, or all when it is
+// not known which that is.
 func (s *salvage) replayAll(l *layer) {
 	type file struct {
 		f   *os.File
@@ -249,7 +251,15 @@ func (s *salvage) replayAll(l *layer) {
 			continue
 		}
 		defer f.Close()
-		if gen, salt, ok := readFileHeader(f); ok {
+		gen, salt, ok := readFileHeader(legibleFile{f, s.fault})
+		if s.known {
+			// The database tells, whatever became of the header. It has all older frames: of those a file may have lost some, and
+			// what the others say is the past.
+			if gen, salt, ok = s.state.gen+1, s.state.salt, true; gen&1 != n {
+				gen++
+			}
+		}
+		if ok {
 			files = append(files, file{f, gen, journalState{salt: salt}})
 		}
 	}

@@ -477,6 +477,45 @@ func TestRecover_ReadsOnBehindABadSector(t *testing.T) {
 	}
 }
 
+// When the journal cannot be read in one go, and it is known what the database holds: the frames that it does not have are
+// found without the header of their file, and those that it has are not applied again, since a newer one may be lost.
+func TestRecover_BadSectorBringsNothingBack(t *testing.T) {
+	dir := t.TempDir()
+	st := still(mustOpenStore(t, dir))
+	defer st.close()
+	first := newMessage(t, 1, []byte("delivered"))
+	mustCommit(t, st, first)
+	mustCommit(t, st, leaves(t, first))
+	left := st.journal.gen
+	rotated(t, st)
+	mustCommit(t, st, newMessage(t, 2, []byte("waits")))
+	state, err := st.journalState()
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := crashed(t, dir, st)
+	for gen, at := range map[uint64]func([]int) int{
+		left:           func(at []int) int { return at[1] }, // that the first message has left
+		st.journal.gen: func([]int) int { return 0 },        // the header
+	} {
+		path := filepath.Join(copied, journalName(gen))
+		file, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear(file[at(frames(t, file)):][:frameBlock])
+		if err := os.WriteFile(path, file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := &salvage{dir: copied, state: state, known: true}
+	l := newLayer(0)
+	s.replayAll(l)
+	if _, ok := l.envelopes[2]; !ok || len(l.envelopes) != 1 || s.FaultCount != 0 {
+		t.Errorf("%d messages, the one that waits: %v; faults %v", len(l.envelopes), ok, s.Faults)
+	}
+}
+
 // Without what the database says of the journal all of it is applied, also what the database has already: a message that
 // came in the older file and was delivered in the newer one does not come back.
 func TestRecover_WhatHasGoneStaysGone(t *testing.T) {

@@ -202,6 +202,48 @@ func TestHorde_OfLongListsSharesItsRoom(t *testing.T) {
 	}
 }
 
+// Recipients that are refused for another reason take no room, and what was taken is given back at each end that a
+// transaction can have.
+func TestRoom_IsForRecipientsAndComesBack(t *testing.T) {
+	h := start(t, func(o *Options, tune *tuning) {
+		o.Listeners[0].MaxRecipients = 3
+		tune.ownRoom = 0
+	})
+	used := func(c *client) int64 {
+		c.command("NOOP", "250 *") // what came before is done
+		return h.room.used.Load()
+	}
+	full := func() (*client, int64) {
+		c := h.dial().hello()
+		c.command("MAIL FROM:<a@b.test>", "250 *")
+		for range 3 {
+			c.command("RCPT TO:<ann@example.com>", "250 *")
+		}
+		return c, used(c)
+	}
+	c, three := full()
+	for range 10 {
+		c.command("RCPT TO:<ann@example.com>", "452 4.5.3 *")
+	}
+	if n := used(c); three == 0 || n > three/3*4 {
+		t.Errorf("three recipients take %d octets, and with ten that were refused %d", three, n)
+	}
+	c.command("RSET", "250 *")
+	for what, end := range map[string]func(*client){
+		"RSET": func(c *client) { c.command("RSET", "250 *") },
+		"EHLO": func(c *client) { c.command("EHLO again.test", "250 *") },
+		"BDAT": func(c *client) { c.command("BDAT 3 LAST\r\nx", "250 *") },
+		"QUIT": func(c *client) { c.command("QUIT", "221 *"); c.expectEOF() },
+	} {
+		c, n := full()
+		if n != three {
+			t.Errorf("%s: three recipients take %d octets, and took %d", what, n, three)
+		}
+		end(c)
+		eventually(t, "the room to be given back after "+what, func() bool { return h.room.used.Load() == 0 })
+	}
+}
+
 // A session loses its place only when the listener is full, it has waited for a while, and it is at no message.
 func TestEviction_SparesWhoWorks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -39,14 +39,14 @@ func (s *session) hold(r envelope.Recipient) bool {
 		}
 		s.borrowed += more
 	}
-	s.held = held
+	s.offeredRoom = held // what the library refuses after all is not held
 	return true
 }
 
 // letGo gives back what the transaction's recipients took.
 func (s *session) letGo() {
 	s.guard.peer.srv.room.give(s.borrowed)
-	s.held, s.borrowed = 0, 0
+	s.held, s.offeredRoom, s.borrowed = 0, 0, 0
 }
 
 // recipientRoom is what a recipient takes in memory beside its words, in octets, about; those are there twice, since the

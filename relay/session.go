@@ -20,6 +20,7 @@ type session struct {
 	candidate envelope.Recipient // from its RCPT command
 
 	held, borrowed int64 // octets that the recipients take in memory, and those of them that are from the pool
+	offeredRoom    int64 // held, once candidate is a recipient
 
 	active  bool // MAIL was accepted
 	env     envelope.Envelope
@@ -37,6 +38,7 @@ func (s *session) Mail(string, *smtp.MailOptions) error {
 // Rcpt adds a recipient.
 func (s *session) Rcpt(string, *smtp.RcptOptions) error {
 	s.env.Recipients = append(s.env.Recipients, s.candidate)
+	s.held = s.offeredRoom
 	return nil
 }
 
