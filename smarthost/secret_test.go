@@ -262,3 +262,70 @@ func TestRefusesSecret(t *testing.T) {
 		}
 	}
 }
+
+// A reload that takes away the host that took the password takes away what vouched for it, too.
+func TestSecret_AHostThatIsGoneVouchesForNobody(t *testing.T) {
+	hosts := takers(t, 3)
+	o := Options{Hostname: "relay.example.com", Log: slog.New(slog.DiscardHandler), Routes: []Route{{Name: "isp", Username: username,
+		Password: password, Hosts: []string{hosts[0].Addr(), hosts[1].Addr(), hosts[2].Addr()}, RootCAs: hosts[0].CertPool()}}}
+	patient(&o)
+	r := newTestRouter(t, o)
+	defer r.Close(t.Context())
+	wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), hosts[0].Addr())
+	o.Routes[0].Hosts = o.Routes[0].Hosts[1:]
+	if err := r.Reconfigure(o); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range hosts {
+		mend(t, h, false)
+	}
+	wantSite(t, r.Deliver(t.Context(), "isp", mail(hello)), "auth")
+	wantSite(t, r.Deliver(t.Context(), "isp", mail(hello)), "auth")
+	wantRefusals(t, hosts, 0, 1, 0)
+}
+
+// One that has never known the account has long pauses of its own, which are not those of the others.
+func TestSecret_TheOddOnesPausesAreItsOwn(t *testing.T) {
+	hosts := takers(t, 2, 0)
+	g := newRigWith(t, func(o *Options) { o.AuthProbeMin, o.AuthProbeMax = time.Minute, 24*time.Hour }, login(ModeStartTLS), hosts...)
+	wantSite(t, g.deliver(t, mail(hello)), "auth")
+	for range 8 {
+		g.ProbeNow()
+		wantDelivered(t, g.deliver(t, mail(hello)), hosts[1].Addr())
+	}
+	mend(t, hosts[1], false)
+	wantSite(t, g.deliver(t, mail(hello)), "auth") // once, for a moment
+	mend(t, hosts[1], true)
+	g.ProbeNow()
+	wantSite(t, g.deliver(t, mail(hello)), "auth") // the odd one has its turn
+	if s := g.Status()[0].Hosts; time.Until(s[1].NextProbe) > 5*time.Minute || time.Until(s[0].NextProbe) < time.Hour {
+		t.Errorf("%+v", s)
+	}
+}
+
+// What a host has a pause for beside the login stays, and what another one's refusals were counted for is over.
+func TestHealth_ReleaseEndsNothingElse(t *testing.T) {
+	now := time.Now()
+	h := health{state: StateUp, pauses: testPauses}
+	h.quotaMin, h.quotaMax = time.Hour, time.Hour
+	tk, _ := h.admit(now)
+	h.fail(tk, verdict{trouble: quotaSpent}, now)
+	own := h.next
+	h.withhold(envelope.Failure{Reason: "refused"}, now.Add(time.Minute), 1, now)
+	h.release(now)
+	if h.state != StateThrottled || !h.next.Equal(own) {
+		t.Errorf("a pause of an hour ends in %v: %s", h.next.Sub(now), h.state)
+	}
+	h.withhold(envelope.Failure{Reason: "refused"}, now.Add(2*time.Hour), 5, now)
+	h.withhold(envelope.Failure{Reason: "refused"}, now.Add(3*time.Hour), 6, now)
+	h.release(now)
+	if !h.next.Equal(own) || h.fails[loginRefused] != 0 {
+		t.Errorf("a pause of an hour ends in %v, %d refusals", h.next.Sub(now), h.fails[loginRefused])
+	}
+	h.withhold(envelope.Failure{Reason: "refused"}, now.Add(2*time.Hour), 1, now)
+	h.forget()
+	h.release(now)
+	if h.next.After(now) {
+		t.Error("a pause that was ended is back")
+	}
+}
