@@ -89,6 +89,10 @@ func (w showing) enter(ctx context.Context, value string) (done func(err error),
 		select {
 		case s.trial <- struct{}{}:
 			leave = func() { <-s.trial }
+			if s.trusted() { // meanwhile: those behind need not wait for this one
+				leave()
+				leave = func() {}
+			}
 		case <-patience.C:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)

@@ -1,10 +1,13 @@
 package smarthost
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"relayd/internal/envelope"
@@ -328,4 +331,65 @@ func TestHealth_ReleaseEndsNothingElse(t *testing.T) {
 	if h.next.After(now) {
 		t.Error("a pause that was ended is back")
 	}
+}
+
+// loggingIn are hosts that log in with one secret, each by its leave.
+func loggingIn(n int) (s *secret, all []showing) {
+	s = newSecret()
+	for i := range n {
+		h := &host{place: place{addr: string(rune('a'+i)) + ":587", login: true}}
+		h.secret.Store(s)
+		s.hosts = append(s.hosts, h)
+		all = append(all, h.show())
+	}
+	return s, all
+}
+
+// Once the first login went well nobody waits for the next in line; and before that, not for ever.
+func TestSecret_NobodyWaitsLongForAnothersLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := loggingIn(4)
+		start := time.Now()
+		first, err := w[0].enter(t.Context(), password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		gave := make(chan error, 1)
+		go func() { _, err := w[3].enter(ctx, password); gave <- err }()
+		synctest.Wait()
+		cancel()
+		if err := <-gave; !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+		ends := make(chan func(error))
+		for _, w := range w[1:3] {
+			go func() {
+				done, err := w.enter(t.Context(), password)
+				if err != nil {
+					t.Error(err)
+				}
+				ends <- done
+			}()
+		}
+		synctest.Wait()
+		first(nil)
+		one, two := <-ends, <-ends // both at once, none of them done yet
+		if took := time.Since(start); took != 0 {
+			t.Errorf("they waited %v", took)
+		}
+		one(nil)
+		two(nil)
+		if len(s.trial) != 0 {
+			t.Error("the turn is not given back")
+		}
+
+		_, w = loggingIn(2)
+		if _, err := w[0].enter(t.Context(), password); err != nil { // which hangs
+			t.Fatal(err)
+		}
+		if _, err := w[1].enter(t.Context(), password); err != nil || time.Since(start) != trialPatience {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+	})
 }
