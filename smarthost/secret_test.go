@@ -69,6 +69,9 @@ func TestSecret_ARefusedPasswordIsNotShownToTheNextHost(t *testing.T) {
 			t.Errorf("%+v", h)
 		}
 	}
+	if h := g.Status()[0].Hosts; h[0].Failures != 1 || h[2].Failures != 0 {
+		t.Errorf("what others refused is counted: %+v", h)
+	}
 	wantAllOf(t, g.Status()[0].Hosts[2].Problem, hosts[0].Addr()+" refused the login of "+username, "not shown the same login")
 
 	// After each pause it is the next one's turn.
