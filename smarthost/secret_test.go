@@ -396,3 +396,19 @@ func TestSecret_NobodyWaitsLongForAnothersLogin(t *testing.T) {
 		}
 	})
 }
+
+// A token that ends is refused to one connection. The others go on with the next one, and not to another host or to wait.
+func TestSecret_ATokenThatEndsDelaysNoMail(t *testing.T) {
+	src := &tokens{good: 1}
+	s := startSandbox(t, sandbox.Options{VerifyToken: src.verify, MaxPerConnection: 1})
+	g := newRigWith(t, func(o *Options) { patient(o); o.Routes[0].MaxConnections = 6 }, Route{Username: username, Tokens: src}, s)
+	for n := range 5 {
+		wantDelivered(t, g.deliver(t, mail(hello)), s.Addr())
+		src.mu.Lock()
+		src.good = n + 2
+		src.mu.Unlock()
+		for _, a := range deliverAll(t, g.Router, 6) {
+			wantDelivered(t, a, s.Addr())
+		}
+	}
+}
