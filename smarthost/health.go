@@ -83,8 +83,10 @@ type health struct {
 	pauses
 	state State
 	since time.Time
-	// next is when the pause ends. fails counts failures in a row, by trouble.
+	// next is when the pause ends, and own when it would without what withhold has made of it. fails counts failures in a
+	// row, by trouble.
 	next    time.Time
+	own     time.Time
 	fails   [troubles]int
 	failure envelope.Failure // of the last trouble
 	// round counts state changes for the worse, so that what was under way before one does not count for or against the
@@ -137,7 +139,8 @@ func (h *health) well(t ticket, now time.Time) bool {
 		return false
 	}
 	h.end(t)
-	h.state, h.since, h.next, h.withheld = StateUp, now, time.Time{}, false
+	h.state, h.since, h.withheld = StateUp, now, false
+	h.forget()
 	return true
 }
 
@@ -161,6 +164,7 @@ func (h *health) fail(t ticket, v verdict, now time.Time) (counts, news bool) {
 	h.fails[v.trouble]++
 	h.failure, h.withheld = v.Failure, false
 	h.next = now.Add(jitter(h.after(v.trouble, h.fails[v.trouble])))
+	h.own = h.next
 	state := troubleStates[v.trouble]
 	if state == h.state {
 		return true, false
@@ -186,19 +190,19 @@ func (h *health) withhold(f envelope.Failure, next time.Time, fails int, now tim
 	}
 }
 
-// release tells that a host has taken the login: what withhold has done is over.
+// release tells that a host has taken the login: what withhold has done is over, and a pause for another trouble is not.
 func (h *health) release(now time.Time) {
 	if !h.withheld {
 		return
 	}
-	h.withheld, h.next = false, time.Time{}
+	h.withheld, h.next, h.fails[loginRefused] = false, h.own, 0
 	if h.state == StateLoginRefused {
 		h.state, h.since, h.failure = StateUnknown, now, envelope.Failure{}
 	}
 }
 
 // forget ends the pause now. What was counted stays, so that a login that is still refused is not tried more often.
-func (h *health) forget() { h.next = time.Time{} }
+func (h *health) forget() { h.next, h.own = time.Time{}, time.Time{} }
 
 func (h *health) down() bool { return h.state != StateUp && h.state != StateUnknown }
 

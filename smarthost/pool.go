@@ -159,10 +159,9 @@ func (p *pool) put(c *conn) {
 	switch {
 	case p.closed || c.uses >= maxUses || c.generation != p.generation || p.surplus() > 0:
 		p.retire(c)
-	case len(p.waiting) > 0 && p.waiting[0].fresh: // which opens one in its place
+	case p.wantsPlace(): // to open one there
 		p.retire(c)
-	case len(p.waiting) > 0:
-		p.wake(grant{c: c})
+	case p.lend(c):
 	default:
 		c.idleSince = time.Now()
 		p.idle = append(p.idle, c)
@@ -273,6 +272,33 @@ func (p *pool) retireIdle() {
 	for _, c := range idle {
 		p.retire(c)
 	}
+}
+
+// wantsPlace reports whether more of those that wait want a new connection than there are places free or about to
+// be. p.mu is held.
+func (p *pool) wantsPlace() bool {
+	if len(p.waiting) == 0 || !p.waiting[0].fresh {
+		return false
+	}
+	fresh := 0
+	for _, w := range p.waiting {
+		if w.fresh {
+			fresh++
+		}
+	}
+	return fresh > -p.surplus()
+}
+
+// lend gives c to the first that waits and takes one that served before, if there is one. p.mu is held.
+func (p *pool) lend(c *conn) bool {
+	i := slices.IndexFunc(p.waiting, func(w *waiter) bool { return !w.fresh })
+	if i < 0 {
+		return false
+	}
+	w := p.waiting[i]
+	p.waiting = slices.Delete(p.waiting, i, i+1)
+	w.turn <- grant{c: c}
+	return true
 }
 
 // resize changes how many connections may be open.

@@ -429,3 +429,37 @@ func TestPool_FewerConnectionsLeaveTheOthersOpen(t *testing.T) {
 		})
 	}
 }
+
+// One that wants a new connection costs one that is open, however long the host takes to let that one go.
+func TestPool_WhoWantsANewConnectionCostsOneAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers("one:25")
+		p.hosts["one:25"].answer = func(line string) string {
+			if line == "QUIT" {
+				time.Sleep(time.Second)
+			}
+			return ""
+		}
+		h, conns := warm(t, p.router(t, limit(4), "one:25"), 4)
+		grants := make(chan grant, 3)
+		for _, fresh := range []bool{true, false, false} {
+			go func() { grants <- h.pool.get(t.Context(), fresh, nil) }()
+			synctest.Wait()
+		}
+		for _, c := range conns {
+			h.pool.put(c)
+		}
+		opens := 0
+		for range 3 {
+			if g := <-grants; g.c == nil {
+				opens++
+				h.pool.forgo()
+			} else {
+				h.pool.put(g.c)
+			}
+		}
+		if s := p.hosts["one:25"].see(); s.quits != 1 || opens != 1 {
+			t.Errorf("%d got QUIT, %d may open one: %+v", s.quits, opens, s)
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -24,7 +25,7 @@ var errWithheld = errors.New("another host refused the same login meanwhile, so 
 // password counts one more on the way to its lock. Therefore:
 //
 //   - Until a host has taken it, it is shown to one host at a time.
-//   - When a host refuses it, all others are left alone for as long as that one. Then it is the turn of the host that
+//   - When a host refuses it, all others are left alone, for longer each time in a row. Then it is the turn of the host that
 //     refused it the longest time ago, or never: one that does not know the account, as it is with a provider's regions,
 //     delays mail and does not stop it.
 //   - A host that refuses what another takes is the odd one. Its refusal keeps nobody else.
@@ -41,6 +42,8 @@ type secret struct {
 	// another token is another secret.
 	refusals int
 	last     string
+	// inRow is how often the other hosts were left alone since a host took it.
+	inRow int
 }
 
 func newSecret() *secret {
@@ -86,6 +89,10 @@ func (w showing) enter(ctx context.Context, value string) (done func(err error),
 		select {
 		case s.trial <- struct{}{}:
 			leave = func() { <-s.trial }
+			if s.trusted() { // meanwhile: those behind need not wait for this one
+				leave()
+				leave = func() {}
+			}
 		case <-patience.C:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
@@ -110,7 +117,7 @@ func (w showing) settle(value string, err error) {
 	case err == nil:
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.took[addr] = true
+		s.took[addr], s.inRow = true, 0
 		delete(s.refused, addr)
 	case w.host.refusesSecret(err) && s.distrust(addr):
 		if w.host.endpoint.tokens == nil { // a token is renewed first
@@ -171,17 +178,18 @@ func (h *host) refusesSecret(err error) bool {
 	return refusesSecret(err) && classifyError(h.place, err).trouble == loginRefused
 }
 
-// withhold leaves the other hosts that check the secret of h alone for as long as h is going to be, which has refused it,
-// unless one of them has taken it.
+// withhold leaves the other hosts that check the secret of h alone, which has refused it, for as long as such a refusal in a
+// row asks for, unless one of them has taken it.
 func (h *host) withhold() {
 	s := h.secret.Load()
-	if s == nil || s.trusted() {
+	if s == nil {
 		return
 	}
-	h.mu.Lock()
-	fails := h.health.fails[loginRefused] + 1
+	fails := s.refusedInRow()
+	if fails == 0 {
+		return
+	}
 	next := time.Now().Add(h.health.after(loginRefused, fails)) // not later than h, so that the turn is one of theirs
-	h.mu.Unlock()
 	for _, other := range s.others(h) {
 		f := envelope.Failure{Scope: envelope.ScopeSite, Stage: stageAuth, Reason: other.place.words(h.place.addr +
 			" refused the login of %USER. It is the same account at %HOST, which is not shown the same login for now, since each " +
@@ -191,6 +199,18 @@ func (h *host) withhold() {
 		other.mu.Unlock()
 		other.pool.desert()
 	}
+}
+
+// refusedInRow returns how often in a row the hosts are left alone by now; 0 when they are not to be, since one of them has
+// taken the secret. It is not the count of the host that refuses: that may have known the account never.
+func (s *secret) refusedInRow() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.took) > 0 {
+		return 0
+	}
+	s.inRow++
+	return s.inRow
 }
 
 // release ends that for all hosts that check the secret of h, which has taken it.
@@ -228,13 +248,23 @@ func (t *table) shareSecrets() {
 			s = newSecret()
 		}
 		taken[s] = true
-		s.mu.Lock()
-		s.hosts = group
-		s.mu.Unlock()
+		s.belongTo(group)
 		for _, h := range group {
 			h.secret.Store(s)
 		}
 	}
+}
+
+// belongTo makes hosts those that check the secret, and forgets what any other made of it.
+func (s *secret) belongTo(hosts []*host) {
+	gone := func(addr string) bool {
+		return !slices.ContainsFunc(hosts, func(h *host) bool { return h.place.addr == addr })
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hosts = hosts
+	maps.DeleteFunc(s.took, func(addr string, _ bool) bool { return gone(addr) })
+	maps.DeleteFunc(s.refused, func(addr string, _ int) bool { return gone(addr) })
 }
 
 // accounts returns the hosts that are logged in to, by account.

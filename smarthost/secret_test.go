@@ -1,10 +1,13 @@
 package smarthost
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"relayd/internal/envelope"
@@ -65,6 +68,9 @@ func TestSecret_ARefusedPasswordIsNotShownToTheNextHost(t *testing.T) {
 		if h.State != StateLoginRefused || time.Until(h.NextProbe) < 50*time.Minute {
 			t.Errorf("%+v", h)
 		}
+	}
+	if h := g.Status()[0].Hosts; h[0].Failures != 1 || h[2].Failures != 0 {
+		t.Errorf("what others refused is counted: %+v", h)
 	}
 	wantAllOf(t, g.Status()[0].Hosts[2].Problem, hosts[0].Addr()+" refused the login of "+username, "not shown the same login")
 
@@ -259,6 +265,150 @@ func TestRefusesSecret(t *testing.T) {
 	} {
 		if got := refusesSecret(c.err); got != c.want {
 			t.Errorf("%v: %v", c.err, got)
+		}
+	}
+}
+
+// A reload that takes away the host that took the password takes away what vouched for it, too.
+func TestSecret_AHostThatIsGoneVouchesForNobody(t *testing.T) {
+	hosts := takers(t, 3)
+	o := Options{Hostname: "relay.example.com", Log: slog.New(slog.DiscardHandler), Routes: []Route{{Name: "isp", Username: username,
+		Password: password, Hosts: []string{hosts[0].Addr(), hosts[1].Addr(), hosts[2].Addr()}, RootCAs: hosts[0].CertPool()}}}
+	patient(&o)
+	r := newTestRouter(t, o)
+	defer r.Close(t.Context())
+	wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), hosts[0].Addr())
+	o.Routes[0].Hosts = o.Routes[0].Hosts[1:]
+	if err := r.Reconfigure(o); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range hosts {
+		mend(t, h, false)
+	}
+	wantSite(t, r.Deliver(t.Context(), "isp", mail(hello)), "auth")
+	wantSite(t, r.Deliver(t.Context(), "isp", mail(hello)), "auth")
+	wantRefusals(t, hosts, 0, 1, 0)
+}
+
+// One that has never known the account has long pauses of its own, which are not those of the others.
+func TestSecret_TheOddOnesPausesAreItsOwn(t *testing.T) {
+	hosts := takers(t, 2, 0)
+	g := newRigWith(t, func(o *Options) { o.AuthProbeMin, o.AuthProbeMax = time.Minute, 24*time.Hour }, login(ModeStartTLS), hosts...)
+	wantSite(t, g.deliver(t, mail(hello)), "auth")
+	for range 8 {
+		g.ProbeNow()
+		wantDelivered(t, g.deliver(t, mail(hello)), hosts[1].Addr())
+	}
+	mend(t, hosts[1], false)
+	wantSite(t, g.deliver(t, mail(hello)), "auth") // once, for a moment
+	mend(t, hosts[1], true)
+	g.ProbeNow()
+	wantSite(t, g.deliver(t, mail(hello)), "auth") // the odd one has its turn
+	if s := g.Status()[0].Hosts; time.Until(s[1].NextProbe) > 5*time.Minute || time.Until(s[0].NextProbe) < time.Hour {
+		t.Errorf("%+v", s)
+	}
+}
+
+// What a host has a pause for beside the login stays, and what another one's refusals were counted for is over.
+func TestHealth_ReleaseEndsNothingElse(t *testing.T) {
+	now := time.Now()
+	h := health{state: StateUp, pauses: testPauses}
+	h.quotaMin, h.quotaMax = time.Hour, time.Hour
+	tk, _ := h.admit(now)
+	h.fail(tk, verdict{trouble: quotaSpent}, now)
+	own := h.next
+	h.withhold(envelope.Failure{Reason: "refused"}, now.Add(time.Minute), 1, now)
+	h.release(now)
+	if h.state != StateThrottled || !h.next.Equal(own) {
+		t.Errorf("a pause of an hour ends in %v: %s", h.next.Sub(now), h.state)
+	}
+	h.withhold(envelope.Failure{Reason: "refused"}, now.Add(2*time.Hour), 5, now)
+	h.withhold(envelope.Failure{Reason: "refused"}, now.Add(3*time.Hour), 6, now)
+	h.release(now)
+	if !h.next.Equal(own) || h.fails[loginRefused] != 0 {
+		t.Errorf("a pause of an hour ends in %v, %d refusals", h.next.Sub(now), h.fails[loginRefused])
+	}
+	h.withhold(envelope.Failure{Reason: "refused"}, now.Add(2*time.Hour), 1, now)
+	h.forget()
+	h.release(now)
+	if h.next.After(now) {
+		t.Error("a pause that was ended is back")
+	}
+}
+
+// loggingIn are hosts that log in with one secret, each by its leave.
+func loggingIn(n int) (s *secret, all []showing) {
+	s = newSecret()
+	for i := range n {
+		h := &host{place: place{addr: string(rune('a'+i)) + ":587", login: true}}
+		h.secret.Store(s)
+		s.hosts = append(s.hosts, h)
+		all = append(all, h.show())
+	}
+	return s, all
+}
+
+// Once the first login went well nobody waits for the next in line; and before that, not for ever.
+func TestSecret_NobodyWaitsLongForAnothersLogin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, w := loggingIn(4)
+		start := time.Now()
+		first, err := w[0].enter(t.Context(), password)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		gave := make(chan error, 1)
+		go func() { _, err := w[3].enter(ctx, password); gave <- err }()
+		synctest.Wait()
+		cancel()
+		if err := <-gave; !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+		ends := make(chan func(error))
+		for _, w := range w[1:3] {
+			go func() {
+				done, err := w.enter(t.Context(), password)
+				if err != nil {
+					t.Error(err)
+				}
+				ends <- done
+			}()
+		}
+		synctest.Wait()
+		first(nil)
+		one, two := <-ends, <-ends // both at once, none of them done yet
+		if took := time.Since(start); took != 0 {
+			t.Errorf("they waited %v", took)
+		}
+		one(nil)
+		two(nil)
+		if len(s.trial) != 0 {
+			t.Error("the turn is not given back")
+		}
+
+		_, w = loggingIn(2)
+		if _, err := w[0].enter(t.Context(), password); err != nil { // which hangs
+			t.Fatal(err)
+		}
+		if _, err := w[1].enter(t.Context(), password); err != nil || time.Since(start) != trialPatience {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+	})
+}
+
+// A token that ends is refused to one connection. The others go on with the next one, and not to another host or to wait.
+func TestSecret_ATokenThatEndsDelaysNoMail(t *testing.T) {
+	src := &tokens{good: 1}
+	s := startSandbox(t, sandbox.Options{VerifyToken: src.verify, MaxPerConnection: 1})
+	g := newRigWith(t, func(o *Options) { patient(o); o.Routes[0].MaxConnections = 6 }, Route{Username: username, Tokens: src}, s)
+	for n := range 5 {
+		wantDelivered(t, g.deliver(t, mail(hello)), s.Addr())
+		src.mu.Lock()
+		src.good = n + 2
+		src.mu.Unlock()
+		for _, a := range deliverAll(t, g.Router, 6) {
+			wantDelivered(t, a, s.Addr())
 		}
 	}
 }

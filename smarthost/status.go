@@ -64,6 +64,9 @@ func (h *host) status() HostStatus {
 		TLS:         h.tls,
 		Failures:    h.health.failuresInARow(),
 	}
+	if h.health.withheld { // another's refusals
+		s.Failures -= h.health.fails[loginRefused]
+	}
 	if h.health.down() {
 		s.Problem = h.health.failure.Reason
 		s.NextProbe = h.health.next

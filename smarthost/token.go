@@ -122,7 +122,8 @@ func (e *endpoint) connectWithToken(ctx context.Context) (c *conn, err error) {
 	return c, err
 }
 
-// withToken logs in by show with a token and, when the host refuses it, once more, at once, with the next.
+// withToken logs in by show with a token and, when the host refuses it or another connection was refused it just now, once
+// more, at once, with the next.
 func (e *endpoint) withToken(ctx context.Context, show func(credentials) error) error {
 	shown := e.credentials
 	for refused := ""; ; refused = shown.password {
@@ -130,7 +131,7 @@ func (e *endpoint) withToken(ctx context.Context, show func(credentials) error) 
 		if shown.password, err = e.tokens.Token(ctx, refused); err != nil {
 			return &stageError{stage: stageAuth, err: &noTokenError{err}}
 		}
-		if err = show(shown); refused != "" || !refusesToken(err) {
+		if err = show(shown); refused != "" || !refusesToken(err) && !errors.Is(err, errWithheld) {
 			return err
 		}
 	}
