@@ -113,9 +113,10 @@ type lane struct {
 	gate    time.Duration
 	probing bool
 	reason  *envelope.Failure
-	// paced is until when the pace of the route lets nothing begin, on the scheduler's clock. held says that the log has
-	// told of it.
+	// paced is until when the pace of the route lets nothing begin, as it has said, and ask when it is asked whether that is
+	// still so, on the scheduler's clock. held says that the log has told of it.
 	paced time.Duration
+	ask   time.Duration
 	held  bool
 }
 
@@ -125,7 +126,7 @@ func (l *lane) ready() int { return l.fresh.n + l.backlog.n }
 
 // room reports whether another attempt may start.
 func (l *lane) room(now time.Duration, concurrency int) bool {
-	if l.gated(now) || l.ready() == 0 || l.paced > now {
+	if l.gated(now) || l.ready() == 0 || l.paced > now && l.ask > now {
 		return false
 	}
 	if l.probing {

@@ -27,6 +27,7 @@ type world struct {
 	policy Policy
 	room   int         // concurrency of each route
 	limits pace.Limits // of each route's account
+	shared bool        // which is one and the same
 	split  int         // recipients of one transaction
 	merged atomic.Bool // b.example goes by a.example's route
 	life   *life       // changed by the test's own goroutine alone
@@ -56,6 +57,9 @@ type sent struct{ at time.Time }
 func (w *world) countSent(route string) {
 	if w.limits.Recipients == 0 || w.calm {
 		return
+	}
+	if w.shared {
+		route = "the account of all routes"
 	}
 	now := time.Now()
 	w.sent[route] = slices.DeleteFunc(append(w.sent[route], sent{now}), func(s sent) bool { return now.Sub(s.at) >= 24*time.Hour })
@@ -140,6 +144,7 @@ func newWorld(rt *rapid.T, dir string) *world {
 	w.room = rapid.IntRange(1, 3).Draw(rt, "concurrency")
 	w.limits = rapid.SampledFrom([]pace.Limits{{}, {Rate: pace.Rate{Messages: 1, Per: 5 * time.Minute}},
 		{Rate: pace.Rate{Messages: 20, Per: time.Hour}, Recipients: 9}, {Recipients: 3}}).Draw(rt, "pace")
+	w.shared = rapid.Bool().Draw(rt, "the routes share an account")
 	w.split = rapid.SampledFrom([]int{100, 1, 2}).Draw(rt, "recipients of a transaction")
 	w.sent = map[string][]sent{}
 	return w

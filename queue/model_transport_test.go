@@ -172,8 +172,12 @@ func (w *world) openAccounts(lf *life) {
 // attempts go on.
 func (lf *life) pacedBy(l pace.Limits) []*pace.Account {
 	var specs []pace.Spec
-	for _, route := range routes {
-		specs = append(specs, pace.Spec{Name: pace.Name{Hosts: []string{route}}, Limits: l})
+	for i := range routes {
+		hosts := routes[i : i+1]
+		if lf.w.shared {
+			hosts = routes[:]
+		}
+		specs = append(specs, pace.Spec{Name: pace.Name{Hosts: hosts}, Limits: l})
 	}
 	return lf.book.Configure(specs)
 }

@@ -6,15 +6,19 @@ import (
 	"time"
 )
 
-// longestPace bounds for how long the pace of a route is believed before it is asked again.
-const longestPace = 25 * time.Hour
+// longestPace bounds for how long the pace of a route is believed. It is asked again before, every paceAgain, since another
+// route of the same account may have given back what it did not use.
+const (
+	longestPace = 25 * time.Hour
+	paceAgain   = time.Minute
+)
 
 // admitted asks the pace of l's route for leave to begin an attempt. Without it the lane is held until the pace allows
 // one; that is no failure, and nobody probes.
 func (s *scheduler) admitted(l *lane, now time.Duration) bool {
 	at, ok := s.admit(l.name)
 	if ok {
-		l.held = l.held && l.ready() > 1
+		l.held, l.paced = l.held && l.ready() > 1, 0
 		return true
 	}
 	s.hold(l, at, now)
@@ -24,6 +28,7 @@ func (s *scheduler) admitted(l *lane, now time.Duration) bool {
 // hold lets nothing begin on l until at.
 func (s *scheduler) hold(l *lane, at time.Time, now time.Duration) {
 	l.paced = now + max(minGate, min(time.Until(at), longestPace))
+	l.ask = now + paceAgain
 	s.newlyHeld = true
 	if !l.held {
 		l.held = true

@@ -431,6 +431,44 @@ func TestPace_AProbeMovesNoMessageToAndFro(t *testing.T) {
 	})
 }
 
+// What a turn on one route has not used of the day of its account is there for the account's other routes, long before the
+// day is over.
+func TestPace_WhatAnotherRouteGivesBackIsUsedSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newFakeTransport()
+		a := paceBy(t, tr, pace.Limits{Recipients: 2}, 100)
+		tr.legs = func(env envelope.Envelope) []envelope.Leg {
+			_, route, _ := strings.Cut(string(env.Recipients[0].Path), "@")
+			return []envelope.Leg{{Route: route, Recipients: []int{0}}}
+		}
+		refuse := make(chan struct{})
+		paced := tr.deliver
+		tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+			if route == "two" {
+				return paced(ctx, route, m)
+			}
+			turn, _ := a.Begin(1)
+			<-refuse
+			turn.End(1, 0, false)
+			return refused(route, m, 451, false)
+		})
+		r := startRig(t, tr, testPolicy)
+		r.send("a@one")
+		r.send("b@one")
+		synctest.Wait()
+		r.send("c@two")
+		synctest.Wait()
+		if n := tr.deliveredTo("c@two"); n > 0 {
+			t.Fatal("the account's day was not full")
+		}
+		close(refuse)
+		time.Sleep(2 * time.Minute)
+		if n := tr.deliveredTo("c@two"); n != 1 {
+			t.Errorf("c@two was not delivered to although the account has room; it waits until %v", a.Status().NextSlot)
+		}
+	})
+}
+
 // BenchmarkDispatch is what the scheduler spends on a message, with leave asked for each: lines in, turn, lines out.
 func BenchmarkDispatch(b *testing.B) {
 	for _, sources := range []int{1, 1000} {

@@ -153,7 +153,11 @@ func (s *scheduler) pause(now time.Duration) time.Duration {
 	}
 	for _, l := range s.lanes {
 		if l.ready() > 0 && (l.gated(now) || l.paced > now) {
-			next = min(next, max(l.gate, l.paced))
+			paced := l.paced
+			if l.ask > now {
+				paced = min(paced, l.ask)
+			}
+			next = min(next, max(l.gate, paced))
 		}
 	}
 	return max(0, next-now)
