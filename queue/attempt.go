@@ -112,13 +112,15 @@ const maxUncommitted = 2 * outcomeBatch
 
 // makeRoom lets the next message of a crowded lane go although the outcome of this one is not committed yet: a route of
 // few connections would else send as many messages as it has connections for each commit. unrecorded counts this outcome.
-func (q *Queue) makeRoom(it *item, l *lane, unrecorded int64) {
-	if l.crowded.Load() && unrecorded <= maxUncommitted && !q.committer.broken.Load() {
-		q.scheduler.post(func() {
-			q.scheduler.opened(l.name)
-			q.scheduler.leave(it)
-		})
+// It reports whether it did, and has then said that the route works.
+func (q *Queue) makeRoom(it *item, l *lane, unrecorded int64) bool {
+	if !l.crowded.Load() || unrecorded > maxUncommitted || q.committer.broken.Load() {
+		return false
 	}
+	return q.scheduler.post(func() {
+		q.scheduler.opened(l.name)
+		q.scheduler.leave(it)
+	})
 }
 
 // elsewhere files an item for which there is nothing to do on the route that it stood before.
@@ -203,7 +205,7 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		changes = append(changes, rep.change())
 	}
 	it.handedOn = true
-	q.makeRoom(it, l, q.unrecorded.Add(1))
+	told := q.makeRoom(it, l, q.unrecorded.Add(1))
 	q.committer.submit(&request{changes: changes, keep: true, done: func(err error) {
 		q.unrecorded.Add(-1)
 		if err != nil {
@@ -219,7 +221,9 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		}
 		q.takeOver(r.ID, reports)
 		q.scheduler.post(func() {
-			q.scheduler.opened(l.name)
+			if !told {
+				q.scheduler.opened(l.name)
+			}
 			q.scheduler.dropCache(it)
 			switch {
 			case !waits:
