@@ -225,22 +225,33 @@ func TestFullDisk_LargeMessages(t *testing.T) {
 	})
 }
 
+// smallDiskPolicy keeps as little free as a small disk has.
+func smallDiskPolicy() Policy {
+	p := testPolicy
+	p.MinFree = 1 << 20
+	return p
+}
+
+// waitingRig is a queue in which 400 messages wait for a host that is away, and to whom they go.
+func waitingRig(t *testing.T, dir string) (r *rig, tr *fakeTransport, accepted []string) {
+	t.Helper()
+	tr = newFakeTransport()
+	tr.concurrency = 64
+	tr.set(hostAway)
+	r = openRig(t, dir, tr, smallDiskPolicy())
+	r.Start()
+	for n := range 400 {
+		accepted = append(accepted, fmt.Sprintf("u%d@example.com", n))
+		r.submit([]byte("Subject: x\r\n\r\nbody\r\n"), testEnvelope(accepted[n]))
+	}
+	return r, tr, accepted
+}
+
 // Somebody else fills the disk to the last block: what is queued is delivered all the same, the outcomes are recorded, and
 // all goes on by itself when there is room again. A crash meanwhile delivers nothing twice.
 func TestFullDisk_SomebodyElseTakesTheReserve(t *testing.T) {
 	onSmallDisk(t, 64<<20, func(t *testing.T, dir string) {
-		policy := testPolicy
-		policy.MinFree = 1 << 20
-		tr := newFakeTransport()
-		tr.concurrency = 64
-		tr.set(hostAway)
-		r := openRig(t, dir, tr, policy)
-		r.Start()
-		var accepted []string
-		for n := range 400 {
-			accepted = append(accepted, fmt.Sprintf("u%d@example.com", n))
-			r.submit([]byte("Subject: x\r\n\r\nbody\r\n"), testEnvelope(accepted[n]))
-		}
+		r, tr, accepted := waitingRig(t, dir)
 		free := fill(t, dir)
 		if _, reply := r.try("late@example.com", 3000); replyCode(reply) != fullDisk {
 			t.Errorf("with a full disk the answer is %s", reply)
@@ -276,18 +287,7 @@ func TestFullDisk_SomebodyElseTakesTheReserve(t *testing.T) {
 // is queued all the same, asks clients to come back, and goes on by itself when there is room. Nothing is delivered twice.
 func TestFullDisk_StartsWithAJournalThatDoesNotFit(t *testing.T) {
 	onSmallDisk(t, 64<<20, func(t *testing.T, dir string) {
-		policy := testPolicy
-		policy.MinFree = 1 << 20
-		tr := newFakeTransport()
-		tr.concurrency = 64
-		tr.set(hostAway)
-		r := openRig(t, dir, tr, policy)
-		r.Start()
-		var accepted []string
-		for n := range 400 {
-			accepted = append(accepted, fmt.Sprintf("u%d@example.com", n))
-			r.submit([]byte("Subject: x\r\n\r\nbody\r\n"), testEnvelope(accepted[n]))
-		}
+		r, tr, accepted := waitingRig(t, dir)
 		r.settle(nil)
 		free := fill(t, dir)
 		tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
@@ -305,7 +305,7 @@ func TestFullDisk_StartsWithAJournalThatDoesNotFit(t *testing.T) {
 		}
 		for range 2 { // a start that is ended without room leaves all as it was
 			tr.set(hostAway)
-			r = openRig(t, dir, tr, policy)
+			r = openRig(t, dir, tr, smallDiskPolicy())
 			r.Start()
 			if n := r.Counts().Active + r.Counts().Deferred; n != stays {
 				t.Errorf("%d messages at the start, %d were left", n, stays)
@@ -329,7 +329,7 @@ func TestFullDisk_StartsWithAJournalThatDoesNotFit(t *testing.T) {
 			t.Errorf("an import: %v", err)
 		}
 		tr.set(nil)
-		r = openRig(t, dir, tr, policy)
+		r = openRig(t, dir, tr, smallDiskPolicy())
 		r.Start()
 		entries, err := r.List("", 1)
 		if err != nil || len(entries) != 1 {
@@ -368,7 +368,7 @@ func TestFullDisk_WithoutAReserve(t *testing.T) {
 		tr := newFakeTransport()
 		tr.concurrency = 64
 		tr.set(hostAway)
-		r := openRig(t, dir, tr, policy)
+		r := openRig(t, dir, tr, smallDiskPolicy())
 		r.Start()
 		accepted := r.fillQueue("u", 30_000)
 		if _, reply := r.try("large@example.com", 8<<20); replyCode(reply) != fullDisk {
