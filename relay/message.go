@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"relayd/internal/envelope"
+	"relayd/internal/smuggling"
 )
 
 // message is one message on its way into the queue. Once it is refused, for whatever reason, its writer is aborted
@@ -21,7 +22,7 @@ type message struct {
 	maxHops int
 	size    int64 // octets of content, without the trace header
 	hops    hopCounter
-	nuls    nulDot
+	guard   smuggling.Guard
 
 	refusal envelope.Reply // zero while there is none
 	cause   error          // what the refusal does not say
@@ -51,9 +52,10 @@ func (m *message) write(p []byte) {
 	}
 	m.size += int64(len(p))
 	m.hops.scan(p)
+	ambiguous := m.guard.Scan(p)
 	switch {
-	case m.nuls.scan(p):
-		m.refuse(reply(550, 6, 0, "a line of the message is a dot but for NULs, which some servers take for its end"), nil)
+	case ambiguous != nil:
+		m.refuse(reply(550, 6, 0, ambiguous.Error()), nil)
 	case m.size > m.maxSize:
 		m.refuse(tooLarge(m.maxSize), nil)
 	case m.hops.count > m.maxHops:

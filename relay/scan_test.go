@@ -156,24 +156,3 @@ func BenchmarkBody(b *testing.B) {
 		})
 	}
 }
-
-func TestNulDot_FindsLinesThatAreADotButForNULs(t *testing.T) {
-	for text, want := range map[string]bool{
-		"": false, ".\r\n": false, "\x00.\r\n": true, ".\x00\r\n": true, "\x00.\x00\x00\r\n": true, "\x00\r\n.\r\n": false,
-		"a\r\n\x00.\r\nb\r\n": true, "..\x00\r\n": false, "a.\x00\r\n": false, "\x00.a\r\n": false, ".\r\n\x00\r\n": false,
-		"\x00": false, "x\x00\r\n\x00.\r\n": true, "..\r\n\x00\r\n.": false,
-	} {
-		for size := 1; size <= max(1, len(text)); size++ {
-			var d nulDot
-			found := false
-			for rest := text; rest != ""; {
-				n := min(size, len(rest))
-				found = d.scan([]byte(rest[:n])) || found
-				rest = rest[n:]
-			}
-			if found != want {
-				t.Errorf("%q in pieces of %d: %v", text, size, found)
-			}
-		}
-	}
-}

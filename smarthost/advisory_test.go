@@ -101,11 +101,10 @@ func readLoosely(wire string, dropNULs bool) int {
 	return ends
 }
 
-// Of content as the queue holds it, which has no bare CR or LF, the loosest reader sees one end of data, the last line.
-// Bare LFs, should they ever get here, are stuffed like any line.
+// Of content that leaves the loosest reader sees one end of data, the last line. What has bare LFs does not leave.
 func TestCVE_2023_51766_OutboundHasOneEndOfData(t *testing.T) {
 	for _, content := range []string{
-		"", ".\r\n", "..\r\n", "a\r\n.\r\nMAIL FROM:<x@y>\r\n", ".\r\n.\r\n.\r\n", "a", "a\r\n.", "a\n.\nb\r\n", "a\n.\r\nb\r\n", "a\r\n.\nb", "\n.\n",
+		"", ".\r\n", "..\r\n", "a\r\n.\r\nMAIL FROM:<x@y>\r\n", ".\r\n.\r\n.\r\n", "a", "a\r\n.", "\x00\r\n.\r\n.\r\n\x00",
 	} {
 		for size := 1; size <= max(1, len(content)); size++ {
 			var wire bytes.Buffer
@@ -120,7 +119,7 @@ func TestCVE_2023_51766_OutboundHasOneEndOfData(t *testing.T) {
 			if err := d.close(); err != nil {
 				t.Fatal(err)
 			}
-			if n := readLoosely("\r\n"+wire.String(), false); n != 1 || !strings.HasSuffix("\r\n"+wire.String(), "\r\n.\r\n") {
+			if n := readLoosely("\r\n"+wire.String(), true); n != 1 || !strings.HasSuffix("\r\n"+wire.String(), "\r\n.\r\n") {
 				t.Errorf("%q in pieces of %d: %d ends of data in %q", content, size, n, wire.String())
 			}
 		}

@@ -165,8 +165,13 @@ func onlyThis(v verdict) envelope.Failure {
 	return v.Failure
 }
 
-// contentFailure is a message that the relay itself cannot send.
+// contentFailure is a message that the relay itself cannot send. Content that it cannot read may be legible later;
+// content that servers read in two ways stays that.
 func contentFailure(err error) envelope.Failure {
+	if ambiguous, ok := errors.AsType[*ambiguousError](err); ok {
+		return envelope.Failure{Scope: envelope.ScopeMessage, Permanent: true, Local: true, Stage: stageData,
+			Reply: envelope.Reply{Code: 554, Enhanced: envelope.EnhancedCode{5, 6, 0}, Text: ambiguous.Error()}}
+	}
 	return envelope.Failure{Scope: envelope.ScopeMessage, Stage: stageData, Reason: err.Error()}
 }
 

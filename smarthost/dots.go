@@ -2,15 +2,20 @@ package smarthost
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+
+	"relayd/internal/smuggling"
 )
 
 // dotWriter writes a message's content as the body of DATA (RFC 5321 section 4.5.2): a line that begins with a dot gets
-// one more, and close ends the body with exactly CRLF.CRLF. The content is not changed otherwise.
+// one more, and close ends the body with exactly CRLF.CRLF. The content is not changed otherwise. Content that servers may
+// read in two ways ends in an *ambiguousError, and must not get its final dot then.
 type dotWriter struct {
 	w io.Writer
 	// last holds the last two octets written. Before the first one it is the end of the DATA command's line.
-	last [2]byte
+	last  [2]byte
+	guard smuggling.Guard
 	// err is the first failure of w, to be told from a failure of the content's reader.
 	err error
 }
@@ -25,6 +30,9 @@ var (
 
 // Write writes a piece of the content.
 func (d *dotWriter) Write(p []byte) (int, error) {
+	if err := d.guard.Scan(p); err != nil {
+		return 0, &ambiguousError{err}
+	}
 	rest := p
 	if len(rest) > 0 && rest[0] == '.' && d.last[1] == '\n' {
 		d.put(oneDot)
@@ -53,6 +61,14 @@ func (d *dotWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// end returns an *ambiguousError if the content must not end here.
+func (d *dotWriter) end() error {
+	if err := d.guard.End(); err != nil {
+		return &ambiguousError{err}
+	}
+	return nil
+}
+
 // close writes the end of the body, completing its last line where that was left open.
 func (d *dotWriter) close() error {
 	end := endOfData
@@ -62,6 +78,15 @@ func (d *dotWriter) close() error {
 	d.put(end)
 	return d.err
 }
+
+// ambiguousError reports content that no host gets, because servers differ about where it ends.
+type ambiguousError struct{ err error }
+
+func (e *ambiguousError) Error() string {
+	return fmt.Sprintf("%v; the relay does not send what servers read in two ways", e.err)
+}
+
+func (e *ambiguousError) Unwrap() error { return e.err }
 
 func (d *dotWriter) put(p []byte) {
 	if d.err == nil {

@@ -6,6 +6,9 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
+
+	"relayd/internal/envelope"
 )
 
 func TestDotWriter(t *testing.T) {
@@ -22,10 +25,6 @@ func TestDotWriter(t *testing.T) {
 		"\r\n":               "\r\n.\r\n",
 		"a\r\n.\r\n":         "a\r\n..\r\n.\r\n",
 		"x\r\n.a\r\n..b\r\n": "x\r\n..a\r\n...b\r\n.\r\n",
-		"a\r":                "a\r\r\n.\r\n",
-		// A bare LF does not come here; if one did, nothing behind it could end the body at a careless host.
-		"a\n.\nb\r\n": "a\n..\nb\r\n.\r\n",
-		"a\n":         "a\n\r\n.\r\n",
 	} {
 		// However the content is cut into pieces, the wire is the same.
 		for size := 1; size <= max(len(in), 1); size++ {
@@ -36,10 +35,32 @@ func TestDotWriter(t *testing.T) {
 					t.Fatal(n, err)
 				}
 			}
+			if err := d.end(); err != nil {
+				t.Fatal(err)
+			}
 			if err := d.close(); err != nil || wire.String() != want {
 				t.Errorf("%q in pieces of %d: got %q (%v), want %q", in, size, wire.String(), err, want)
 			}
 		}
+	}
+}
+
+// Content that servers read in two ways gets no final dot, and its sender a report.
+func TestDotWriter_AmbiguousContentIsNotSent(t *testing.T) {
+	for _, content := range []string{"a\r", "a\n.\nb\r\n", "a\n", "a\rb\r\n", "x\r\n\x00.\r\ny\r\n", "x\r\n\x00.", "x\r\n.\x00\r\ny\r\n"} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeers("one:25")
+			r := p.router(t, nil, "one:25")
+			a := r.Deliver(t.Context(), "isp", mail(content))
+			if a.Site != nil || len(a.Results) != 1 {
+				t.Fatalf("%q: %s", content, show(a))
+			}
+			f := a.Results[0].Failure
+			if f == nil || f.Scope != message || !f.Permanent || !f.Local || f.Reply.Enhanced != (envelope.EnhancedCode{5, 6, 0}) {
+				t.Errorf("%q: %s", content, show(a))
+			}
+			wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
+		})
 	}
 }
 

@@ -21,15 +21,30 @@ func FuzzDotWriter(f *testing.F) {
 	f.Fuzz(func(t *testing.T, content, sizes []byte) {
 		var wire bytes.Buffer
 		d := newDotWriter(&wire)
+		var ambiguous error
 		for i, rest := 0, bytes.Clone(content); len(rest) > 0; i++ {
 			n := len(rest)
 			if len(sizes) > 0 {
 				n = min(n, int(sizes[i%len(sizes)])+1)
 			}
-			if m, err := d.Write(rest[:n]); m != n || err != nil {
-				t.Fatal(m, err)
+			m, err := d.Write(rest[:n])
+			if ambiguous = err; err != nil {
+				break
+			}
+			if m != n {
+				t.Fatal(m)
 			}
 			rest = rest[n:]
+		}
+		if ambiguous == nil {
+			ambiguous = d.end()
+		}
+		line := strings.ReplaceAll(string(content), "\r\n", "")
+		if ambiguous != nil {
+			if !strings.ContainsAny(line, "\r\n\x00") {
+				t.Errorf("%q: %v", content, ambiguous)
+			}
+			return
 		}
 		if err := d.close(); err != nil {
 			t.Fatal(err)
@@ -41,8 +56,8 @@ func FuzzDotWriter(f *testing.F) {
 		if want += ".\r\n"; wire.String() != want {
 			t.Errorf("%q came out as %q, want %q", content, wire.String(), want)
 		}
-		if clean := strings.ReplaceAll(string(content), "\r\n", ""); !strings.ContainsAny(clean, "\r\n") {
-			if n := readLoosely("\r\n"+wire.String(), false); n != 1 {
+		for _, dropNULs := range []bool{false, true} {
+			if n := readLoosely("\r\n"+wire.String(), dropNULs); n != 1 {
 				t.Errorf("%q has %d ends of data in %q", content, n, wire.String())
 			}
 		}

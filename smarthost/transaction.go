@@ -295,11 +295,16 @@ func (e *contentError) Error() string {
 	return "the relay cannot read the message from its own store: " + e.err.Error()
 }
 
+func (e *contentError) Unwrap() error { return e.err }
+
 // writeBody sends the content and the final dot. If the content cannot be read to its end the dot is not sent: a message
 // cut short must not be taken for whole.
 func (t *transaction) writeBody(content io.Reader) error {
 	d := newDotWriter(t.c.bw)
 	n, err := t.body.write(d, content)
+	if err == nil {
+		err = d.end()
+	}
 	if d.err == nil && err == nil && t.body.size > 0 && n != t.body.size {
 		err = fmt.Errorf("it has %d octets and should have %d", n, t.body.size)
 	}

@@ -17,9 +17,9 @@
 //     section 6.4). Where they claim 8bit or binary they are relabelled 7bit.
 //   - A part that is already labelled quoted-printable keeps its label, and its stray 8-bit octets are written as =XX.
 //     In a part labelled base64 they become question marks, which a decoder must ignore just as much (RFC 2045
-//     section 6.8).
+//     section 6.8). NULs in these parts are treated like 8-bit octets: 7-bit content may not have them.
 //   - Text that readers pass over, before the first and after the last delimiter of a multipart, and reports such as
-//     message/delivery-status, which may not be encoded, get =XX in place of each 8-bit octet.
+//     message/delivery-status, which may not be encoded, get =XX in place of each 8-bit octet and NUL.
 //   - A message, at the top or enclosed, that holds 8-bit octets and no MIME-Version field gets one; if its content is
 //     encoded and it has no Content-Type either, it gets that of text in an unknown 8-bit character set (RFC 1428).
 //

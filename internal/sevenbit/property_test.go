@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"mime/quotedprintable"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"relayd/internal/smuggling"
 )
 
 // longestLine returns the length of the longest line without its line end.
@@ -21,6 +25,12 @@ func longestLine(b []byte) int {
 	return longest
 }
 
+// unsafe returns why content must not leave, which the relay checks of all that comes in and goes out.
+func unsafe(content []byte) error {
+	var g smuggling.Guard
+	return errors.Join(g.Scan(content), g.End())
+}
+
 // checkSevenBit fails the test when out, which in became, could not go to a 7-bit host or has other parts.
 func checkSevenBit(t testing.TB, in, out []byte) {
 	t.Helper()
@@ -29,6 +39,9 @@ func checkSevenBit(t testing.TB, in, out []byte) {
 	}
 	if !has8Bit(in) && !bytes.Equal(in, out) {
 		t.Fatalf("7-bit content changed\n%q\n%q", in, out)
+	}
+	if unsafe(in) == nil && unsafe(out) != nil {
+		t.Fatalf("%v\n%q\n%q", unsafe(out), in, out)
 	}
 	if got, limit := longestLine(out), max(998, longestLine(in)); got > limit {
 		t.Fatalf("a line of %d octets, want %d at most\n%q\n%q", got, limit, in, out)
@@ -191,6 +204,38 @@ func TestEncode_KeepsQuotedLinesShort(t *testing.T) {
 				}
 			}
 			compareLeaves(t, append([]byte(head), content...), out)
+		}
+	}
+}
+
+// Wherever a line is broken, a NUL and a dot never stand alone on a line, and a decoder still sees them.
+func TestEncode_NULsNeverStandAloneWithADot(t *testing.T) {
+	for _, label := range []string{"8bit", "7bit", "quoted-printable", "base64"} {
+		for _, kind := range []string{"text/plain", "image/png", "message/delivery-status", `multipart/mixed; boundary=none`} {
+			for n := range 1000 {
+				for _, what := range []string{"\x00.\r\n", ".\x00\r\n", ".\x00\x00", "\x00."} {
+					in := []byte("MIME-Version: 1.0\r\nContent-Type: " + kind + "\r\nContent-Transfer-Encoding: " + label +
+						"\r\n\r\n\xfc" + strings.Repeat("x", n) + what)
+					if unsafe(in) != nil {
+						t.Fatalf("%q is not what comes in", in)
+					}
+					var out bytes.Buffer
+					if err := Encode(&out, opener(in)); errors.Is(err, ErrUnencodable) && kind != "text/plain" && kind != "image/png" {
+						continue
+					} else if err != nil {
+						t.Fatal(err)
+					}
+					checkSevenBit(t, in, out.Bytes())
+					head, body, _ := strings.Cut(out.String(), "\r\n\r\n")
+					if !strings.Contains(strings.ToLower(head), "quoted-printable") {
+						continue
+					}
+					got, err := io.ReadAll(quotedprintable.NewReader(strings.NewReader(body)))
+					if want := "\xfc" + strings.Repeat("x", n) + what; err != nil || string(got) != want {
+						t.Fatalf("%q %q is decoded as %q (%v)", head, body, got, err)
+					}
+				}
+			}
 		}
 	}
 }

@@ -121,7 +121,8 @@ const (
 // foldColumn leaves an escaped line below the 998 octets of RFC 5322 section 2.1.1.
 const foldColumn = 900
 
-// patcher replaces 8-bit octets in content that else stays as it is. Lines without any are not looked into.
+// patcher replaces 8-bit octets in content that else stays as it is. In that content it replaces NULs, too: where it breaks
+// a line, a NUL and a dot could come to stand alone on the next. Lines with neither stay as they are.
 type patcher struct {
 	out  *bufio.Writer
 	col  int
@@ -132,7 +133,7 @@ func (p *patcher) write(how patching, chunk []byte, first bool) error {
 	if first {
 		p.col, p.hold = 0, 0
 	}
-	if !has8Bit(chunk) {
+	if !has8Bit(chunk) && bytes.IndexByte(chunk, 0) < 0 {
 		p.col += len(chunk)
 		p.hold = 2
 		_, err := p.out.Write(chunk)
@@ -143,7 +144,7 @@ func (p *patcher) write(how patching, chunk []byte, first bool) error {
 	padding := len(bytes.TrimRight(content, " \t"))
 	dashes := first && bytes.HasPrefix(content, []byte("--"))
 	for i, b := range content {
-		coded := b >= 0x80 || dashes
+		coded := b >= 0x80 || b == 0 || dashes
 		dashes = false
 		if i < padding && p.breakLine(how) && how == mending && b == '-' {
 			coded = true
