@@ -27,9 +27,9 @@ type host struct {
 	caps  capabilities
 	tls   string
 	known bool
-	// size is the SIZE that the host offered last, maybe in an earlier run; 0 for none. Learn is told of changes.
-	size  int64
-	learn func(addr string, size int64)
+	// facts is what was learnt of the host, maybe in an earlier run. Learn is told of changes.
+	facts HostFacts
+	learn func(addr string, f HostFacts)
 	// completed counts messages taken; suspects are those at which the host failed.
 	completed int
 	suspects  map[string]suspect
@@ -234,11 +234,12 @@ func (h *host) connect(ctx context.Context, id string, login showing) (*conn, er
 	h.pool.opened(c)
 	h.mu.Lock()
 	h.caps, h.tls, h.known = c.caps, c.tls, true
-	news := h.size != c.offered
-	h.size = c.offered
+	news := h.facts.Size != c.offered
+	h.facts.Size = c.offered
+	facts := h.facts
 	h.mu.Unlock()
 	if news && h.learn != nil {
-		h.learn(h.place.addr, c.offered)
+		h.learn(h.place.addr, facts)
 	}
 	h.log.Debug("connection opened", "queue_id", id, "address", c.raw.RemoteAddr().String(),
 		"tls", c.tls, "auth", c.mech, "pipelining", c.caps.pipelining)

@@ -14,6 +14,15 @@ func sized(n int64) envelope.Message {
 	return m
 }
 
+// sizesOf is what an earlier run may have learnt of one:25 and two:25.
+func sizesOf(sizes ...int64) map[string]HostFacts {
+	learnt := make(map[string]HostFacts)
+	for i, size := range sizes {
+		learnt[[]string{"one:25", "two:25"}[i]] = HostFacts{Size: size}
+	}
+	return learnt
+}
+
 func TestSize_IsLearntAndToldOnlyWhenItChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeers("one:25", "two:25")
@@ -22,10 +31,10 @@ func TestSize_IsLearntAndToldOnlyWhenItChanges(t *testing.T) {
 		var told []string
 		var r *Router
 		r = p.router(t, func(o *Options) {
-			o.Learnt = map[string]int64{"one:25": 1000, "two:25": 500}
-			o.Learn = func(addr string, size int64) {
+			o.Learnt = sizesOf(1000, 500)
+			o.Learn = func(addr string, f HostFacts) {
 				r.MaxSize() // with no lock held
-				told = append(told, fmt.Sprint(addr, " ", size))
+				told = append(told, fmt.Sprint(addr, " ", f.Size))
 			}
 		}, "one:25", "two:25")
 		if got := r.MaxSize(); got != 1000 {
@@ -53,11 +62,11 @@ func TestSize_IsLearntAndToldOnlyWhenItChanges(t *testing.T) {
 
 func TestSize_UnknownHostHasNoKnownLimit(t *testing.T) {
 	for _, c := range []struct {
-		learnt map[string]int64
+		learnt map[string]HostFacts
 		want   int64
 	}{
-		{nil, 0}, {map[string]int64{"one:25": 10}, 0}, {map[string]int64{"one:25": 10, "two:25": 0}, 0},
-		{map[string]int64{"one:25": 10, "two:25": 30}, 30},
+		{nil, 0}, {sizesOf(10), 0}, {sizesOf(10, 0), 0},
+		{sizesOf(10, 30), 30},
 	} {
 		r := newTestRouter(t, Options{Learnt: c.learnt,
 			Routes: []Route{{Name: "isp", Hosts: []string{"one:25", "two:25"}, TLS: ModeOff}}})
@@ -76,7 +85,7 @@ func TestSize_OfAnEarlierRunDecidesWhetherToWaitForAHost(t *testing.T) {
 			p := newPeers("one:25", "two:25")
 			p.hosts["one:25"].refuse = true
 			p.hosts["two:25"].answer = offering("SIZE 1000")
-			r := p.router(t, func(o *Options) { o.Learnt = map[string]int64{"one:25": learnt} }, "one:25", "two:25")
+			r := p.router(t, func(o *Options) { o.Learnt = sizesOf(learnt) }, "one:25", "two:25")
 			a := r.Deliver(t.Context(), "isp", sized(2000))
 			if a.Site != nil || a.Results[0].Failure == nil || a.Results[0].Failure.Permanent != permanent {
 				t.Errorf("learnt %d: %s", learnt, show(a))

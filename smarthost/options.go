@@ -69,10 +69,10 @@ type Options struct {
 	Timeouts                     Timeouts
 	// Replies are the user's rows of the table of replies, before the built-in ones.
 	Replies []ReplyRule
-	// Learnt holds the SIZE of hosts, by "host:port", as an earlier run learnt it; 0 is none. Learn, when set, is told of
-	// each change, with no lock held, and must return soon.
-	Learnt map[string]int64
-	Learn  func(addr string, size int64)
+	// Learnt holds what an earlier run learnt of hosts, by "host:port". Learn, when set, is told of each change, with no
+	// lock held, and must return soon.
+	Learnt map[string]HostFacts
+	Learn  func(addr string, f HostFacts)
 	// Clients rewrite the senders of mail by where it came in, before the rules of its route are asked; the first whose
 	// networks hold the client counts.
 	Clients []ClientRules
@@ -86,6 +86,12 @@ type Options struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Resolver looks up names; nil means the system's.
 	Resolver *net.Resolver
+}
+
+// HostFacts is what the relay remembers of a host over restarts.
+type HostFacts struct {
+	// Size is the SIZE that the host offered last, in octets; 0 for none.
+	Size int64 `json:"size,omitempty"`
 }
 
 // Route is an ordered list of hosts with one set of credentials, and which mail it takes.

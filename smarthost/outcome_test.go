@@ -250,7 +250,7 @@ func TestOutcome_8BitContentArrivesEncodedWhereItMustBe(t *testing.T) {
 func TestOutcome_MessageTooLargeForOneHostGoesToAnother(t *testing.T) {
 	two := startSandboxes(t, strict(sandbox.Options{MaxSize: 1000}), strict(sandbox.Options{MaxSize: 5000}))
 	learnt := make(map[string]int64)
-	g := newRigWith(t, func(o *Options) { o.Learn = func(addr string, size int64) { learnt[addr] = size } },
+	g := newRigWith(t, func(o *Options) { o.Learn = func(addr string, f HostFacts) { learnt[addr] = f.Size } },
 		login(ModeStartTLS), two...)
 	wantDelivered(t, g.deliver(t, sized(2000)), two[1].Addr())
 	wantDelivered(t, g.deliver(t, sized(900)), two[0].Addr())

@@ -210,7 +210,7 @@ func TestPace_MaxSizeIsAsIfOffered(t *testing.T) {
 		var learnt []int64
 		r := p.router(t, func(o *Options) {
 			o.Routes[0].MaxSize = 70_000
-			o.Learn = func(_ string, n int64) { learnt = append(learnt, n) }
+			o.Learn = func(_ string, f HostFacts) { learnt = append(learnt, f.Size) }
 		}, "one:25")
 		if r.MaxSize() != 70_000 {
 			t.Errorf("largest: %d", r.MaxSize())

@@ -167,7 +167,7 @@ func newHost(o Options, spec Route, addr string, own *ownRules, background *sync
 			token: spec.Tokens != nil, general: newPatterns(spec.Recipients).general(), own: own},
 		pool:  newPool(spec.MaxConnections, o.Timeouts.Idle, background),
 		log:   o.Log.With("route", spec.Name, "host", addr),
-		size:  o.Learnt[addr],
+		facts: o.Learnt[addr],
 		learn: o.Learn,
 		health: health{state: StateUnknown, since: time.Now(), pauses: pauses{
 			probeMin: o.ProbeMin, probeMax: o.ProbeMax, loginMin: o.AuthProbeMin, loginMax: o.AuthProbeMax,

@@ -113,7 +113,7 @@ func (h *host) mayCarry(w *work) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.known {
-		size := smaller(h.size, h.endpoint.maxSize)
+		size := smaller(h.facts.Size, h.endpoint.maxSize)
 		return size == 0 || w.m.Size <= size
 	}
 	size := w.m.Size
@@ -139,7 +139,7 @@ func (r *Router) MaxSize() int64 {
 	var largest int64
 	for h := range r.table.Load().hosts {
 		h.mu.Lock()
-		size := smaller(h.size, h.endpoint.maxSize)
+		size := smaller(h.facts.Size, h.endpoint.maxSize)
 		h.mu.Unlock()
 		if size == 0 {
 			return 0

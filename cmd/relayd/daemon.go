@@ -36,7 +36,7 @@ type daemon struct {
 	bound  atomic.Pointer[[]string] // the addresses that are listened on
 	router *smarthost.Router
 	tokens *accounts
-	sizes  *sizes
+	facts  *facts
 	mx     *sendermx.Checker
 	queue  *queue.Queue
 	relay  *relay.Server
@@ -56,8 +56,8 @@ func start(path string, out *lines) (d *daemon, err error) {
 	d.warn(warnings)
 	d.config.Store(cfg)
 	limitMemory(cfg.Queue.MaxMessages)
-	if d.sizes, err = openSizes(cfg.DataDir); err != nil {
-		d.log.Warn("what hosts take at most is learnt anew", "error", err)
+	if d.facts, err = openFacts(cfg.DataDir); err != nil {
+		d.log.Warn("cannot read hosts.json; learning about hosts again", "error", err)
 	}
 	d.tokens = newAccounts(cfg.DataDir, d.log, d.loginBack)
 	if d.router, err = smarthost.New(d.routerOptions(cfg)); err != nil {

@@ -121,7 +121,7 @@ func TestRouterOptions_HostsOfDNS(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := &daemon{log: slog.New(slog.DiscardHandler)}
-	if d.sizes, err = openSizes(t.TempDir()); err != nil {
+	if d.facts, err = openFacts(t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
 	r, err := smarthost.New(d.routerOptions(cfg))

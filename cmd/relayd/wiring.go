@@ -46,7 +46,7 @@ const (
 func (d *daemon) routerOptions(c *config.Config) smarthost.Options {
 	o := smarthost.Options{
 		Hostname: c.Hostname, Log: d.log, Replies: replyRules(c), IsSelf: d.isSelf,
-		Learnt: d.sizes.known(), Learn: d.sizes.learn, Clients: wiring.Clients(c),
+		Learnt: d.facts.known(), Learn: d.facts.learn, Clients: wiring.Clients(c),
 		PaceFile: filepath.Join(c.DataDir, "pace.json"),
 		ProbeMin: min(probeMin, c.Queue.RetryMin), ProbeMax: min(probeMax, c.Queue.RetryMax),
 		AuthProbeMin: min(smarthost.DefaultAuthProbeMin, c.Queue.RetryMin), AuthProbeMax: c.Queue.RetryMax,
