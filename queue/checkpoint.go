@@ -88,7 +88,7 @@ func (s *store) checkpoint(l *layer, written chan<- struct{}) {
 		if err := l.write(openBuckets(tx)); err != nil {
 			return err
 		}
-		return journalState{gen: l.gen, salt: s.journal.salt, seq: l.seq}.put(tx)
+		return journalState{gen: l.gen, salt: s.journal.salt, seq: l.seq, made: s.journal.made}.put(tx)
 	}))
 	switch {
 	case err == nil:
@@ -118,13 +118,13 @@ const freelistSynced = 100_000
 // keepFreelist says whether the list of free pages is written to the file with the next transaction.
 func (s *store) keepFreelist(yes bool) { s.db.NoFreelistSync = !yes }
 
-// writeFreelist has the file name all free pages, for the next open.
-func (s *store) writeFreelist() error {
-	if !s.db.NoFreelistSync {
-		return nil
-	}
+// writeClosed notes that the database has everything, so that nobody misses the journal, and names all free pages for
+// the next open. It is called after flush.
+func (s *store) writeClosed() error {
 	s.keepFreelist(true)
-	return s.update(func(*bolt.Tx) error { return nil })
+	return s.update(func(tx *bolt.Tx) error {
+		return journalState{gen: s.journal.gen, salt: s.journal.salt, seq: s.journal.seq}.put(tx)
+	})
 }
 
 // roomPause is how long the store waits for room on the disk before it tries again.

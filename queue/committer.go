@@ -425,6 +425,7 @@ func (c *committer) reopen(changes []*change) error {
 	if err != nil {
 		return err
 	}
+	st.tell(c.log)
 	st.attend(c.fail)
 	for _, ch := range changes {
 		ch.again = true

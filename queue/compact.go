@@ -30,7 +30,9 @@ func Compact(dir string) (before, after int64, err error) {
 	}
 	defer func() { err = errors.Join(err, st.abandon(), adopt(dir)) }()
 	st.commits.Lock()
-	err = st.flush()
+	if err = st.flush(); err == nil {
+		err = st.writeClosed()
+	}
 	st.commits.Unlock()
 	if err != nil {
 		return 0, 0, err

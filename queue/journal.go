@@ -32,6 +32,7 @@ type journal struct {
 	seq   uint64   // of the next frame; it goes on through the generations
 	at    int64    // where the next frame goes
 	room  [2]int64 // octets of each file that are known to have their place on the disk
+	made  int64    // octets that each file has at least
 	buf   []byte
 	// unsynced leaves the flushing out, for tests in which nobody pulls the plug.
 	unsynced bool
@@ -42,6 +43,8 @@ type journalState struct {
 	gen  uint64 // the last generation that the database holds whole
 	salt uint64
 	seq  uint64 // the number of the first frame that came after it
+	// made is how many octets each file of the journal has at least; 0 when there is no journal, after an orderly stop.
+	made int64
 }
 
 // A file begins with a block that names its generation and the salt, for a recovery that has no database to ask. It is
@@ -51,12 +54,18 @@ type journalState struct {
 // Its header is: magic, generation, number, length of the payload, the checksum of the salt and the header before it,
 // and the checksum of the salt, the header and the payload. The numbers run on from one generation to the next, so that
 // a gap is noticed wherever it is. All numbers are big-endian.
+//
+// The first block of the other file also has a tally: the number of the next frame, written after each commit and
+// not synced. Frames that are lost at the journal's end are noticed by it. A power cut may leave an older tally.
 const (
 	frameBlock  = 4096
 	frameHeader = 4 + 8 + 8 + 4 + 4 + 4
 	frameMagic  = 0x726c796a // "rlyj"
 	fileHeader  = 4 + 8 + 8 + 4
 	fileMagic   = 0x726c7966 // "rlyf"
+	tallyMagic  = 0x726c7974 // "rlyt"
+	tallyLength = 4 + 8 + 4
+	tallyAt     = 2048 // a sector of its own
 	// journalKeep is how large a file may stay when it is written over from its start.
 	journalKeep = 32 << 20
 	// journalReserve is how much room each file is given at the start, and journalAhead how much of it new messages leave,
@@ -87,7 +96,7 @@ func openJournal(dir string, gen uint64) (*journal, error) {
 	if _, err := rand.Read(salt[:]); err != nil {
 		return nil, err
 	}
-	j := &journal{dir: dir, gen: gen, salt: binary.BigEndian.Uint64(salt[:])}
+	j := &journal{dir: dir, gen: gen, salt: binary.BigEndian.Uint64(salt[:]), made: journalReserve}
 	for i := range j.files {
 		f, err := os.OpenFile(filepath.Join(dir, journalName(uint64(i))), os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
@@ -97,11 +106,26 @@ func openJournal(dir string, gen uint64) (*journal, error) {
 		if preallocate(f, journalReserve) == nil {
 			j.room[i] = journalReserve
 		}
+		if err := lengthen(f, j.made); err != nil {
+			return nil, errors.Join(err, j.close())
+		}
 	}
 	if err := syncDir(dir); err != nil {
 		return nil, errors.Join(err, j.close())
 	}
 	return j, nil
+}
+
+// lengthen gives a file at least size octets, which it keeps after a power cut.
+func lengthen(f *os.File, size int64) error {
+	info, err := f.Stat()
+	if err != nil || info.Size() >= size {
+		return err
+	}
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	return fdatasync(f)
 }
 
 // append adds a frame of the changes and returns once it is on disk. After errNoRoom it is not there, and the next one
@@ -143,7 +167,53 @@ func (j *journal) append(deltas []delta) error {
 	}
 	j.seq++
 	j.at += int64(len(buf))
+	j.tally()
 	return nil
+}
+
+// tally notes in the other file how many frames there are. A failure is no harm: the frames are on disk.
+func (j *journal) tally() {
+	b := binary.BigEndian.AppendUint32(make([]byte, 0, tallyLength), tallyMagic)
+	b = binary.BigEndian.AppendUint64(b, j.seq)
+	b = binary.BigEndian.AppendUint32(b, saltedSum(j.salt, b))
+	_, _ = j.files[(j.gen+1)&1].WriteAt(b, tallyAt)
+}
+
+// tally returns the highest number that the next frame has by the tallies of the journal in dir, or 0.
+func (s journalState) tally(dir string) (next uint64) {
+	for n := range uint64(2) {
+		f, err := os.Open(filepath.Join(dir, journalName(n)))
+		if err != nil {
+			continue
+		}
+		b := make([]byte, tallyLength)
+		_, err = f.ReadAt(b, tallyAt)
+		if err == nil && binary.BigEndian.Uint32(b) == tallyMagic && binary.BigEndian.Uint32(b[12:]) == saltedSum(s.salt, b[:12]) {
+			next = max(next, binary.BigEndian.Uint64(b[4:]))
+		}
+		_ = f.Close() // it was only read
+	}
+	return next
+}
+
+// faults says which files of the journal in dir are missing, or shorter than they were made.
+func (s journalState) faults(dir string) (faults []string) {
+	if s.made == 0 {
+		return nil
+	}
+	for n := range uint64(2) {
+		path := filepath.Join(dir, journalName(n))
+		info, err := os.Stat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			faults = append(faults, path+" is missing")
+		case err != nil:
+			faults = append(faults, err.Error())
+		case info.Size() < s.made:
+			faults = append(faults, fmt.Sprintf("%s was cut: it has %d octets of at least %d", path, info.Size(), s.made))
+		}
+	}
+	return faults
 }
 
 // secure gives the present file room for its first size octets. Where that cannot be asked for, the writes find out.
@@ -250,7 +320,7 @@ type journalEnd struct {
 	first   uint64 // the number of its first frame
 	seq     uint64 // of the next frame
 	at      int64  // where that goes
-	missing int    // frames that others came after, and that could not be read
+	missing int    // frames that others came after, or that a tally counts, and that could not be read
 }
 
 // replay calls apply with the changes of every frame that the database does not hold, in order, and returns where the
@@ -274,6 +344,9 @@ func (s journalState) replay(dir string, apply func(gen uint64, d delta)) (end j
 		if end.missing += r.missing; r.frames > 0 {
 			end.gen, end.first, end.seq, end.at = next, end.seq, r.next, r.end
 		}
+	}
+	if counted := s.tally(dir); counted > end.seq {
+		end.missing += int(min(counted-end.seq, math.MaxInt32))
 	}
 	return end, nil
 }

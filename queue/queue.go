@@ -102,14 +102,12 @@ func Open(o Options) (*Queue, error) {
 
 // restore makes the store's messages known to the scheduler, and removes what a crash has left in the spool.
 func (q *Queue) restore(st *store) (err error) {
-	if st.missing > 0 {
-		q.log.Error("the queue's journal is damaged; what these commits held may be lost", "commits", st.missing)
-	}
+	st.tell(q.log)
 	if st.behind != nil {
 		q.log.Error("the disk of the queue is full: what the last run left in the journal stays there; what is queued is delivered, "+
 			"and no mail is taken; make room", "error", st.behind)
 	}
-	removed, err := q.spool.sweep(st.has)
+	removed, err := q.sweep(st)
 	if err != nil {
 		return fmt.Errorf("cannot clean the spool: %w", err)
 	}
@@ -138,6 +136,19 @@ func (q *Queue) restore(st *store) (err error) {
 		q.log.Info("queue opened", "messages", q.total.Load(), "bytes", q.bytes.Load(), "unfinished_removed", removed, "quarantined", n)
 	}
 	return nil
+}
+
+// sweep removes the files of the spool that no record names, and returns how many: a crash has left those of messages
+// that were arriving. When records may be lost, it keeps the files and says so.
+func (q *Queue) sweep(st *store) (removed int, err error) {
+	if !st.any() && !st.created {
+		return q.spool.sweep(st.has, q.spool.remove)
+	}
+	kept, err := q.spool.sweep(st.has, func(id ID) error { return st.setAside(q.spool, id) })
+	if kept > 0 {
+		q.log.Error("files of the spool belong to no message; their records may be lost", "files", kept, "kept_in", st.kept)
+	}
+	return 0, err
 }
 
 // Start begins to deliver.

@@ -24,7 +24,9 @@ type Recovered struct {
 	// Quarantined are messages whose record or content is damaged or missing; what there is of them is kept.
 	Quarantined int `json:"quarantined"`
 	Commits     int `json:"commits"` // of the journal that could not be read
-	// Faults are what is wrong with the database, the first few of them, and FaultCount all.
+	// Orphans are files of the spool that belong to no message that was saved. They are in Old.
+	Orphans int `json:"orphans"`
+	// Faults are what is wrong with the database and the journal, the first few of them, and FaultCount all.
 	Faults     []string `json:"faults"`
 	FaultCount int      `json:"fault_count"`
 	Old        string   `json:"old"` // the folder in which everything that was there before is kept
@@ -77,6 +79,7 @@ func Recover(dir string) (done Recovered, err error) {
 	if err = errors.Join(err, st.close()); err != nil {
 		return s.Recovered, fmt.Errorf("the queue cannot be recovered: %w; nothing was changed", err)
 	}
+	s.Orphans = len(orphans)
 	if err := s.exchange(tmp, orphans); err != nil {
 		return s.Recovered, err
 	}
@@ -131,7 +134,9 @@ func (s *salvage) run(f *os.File) (orphans []ID, err error) {
 		}
 	}
 	steps := []func() error{s.flush, s.replay}
-	if old != nil && s.FaultCount > 0 {
+	if old == nil {
+		s.fault(fmt.Errorf("%s is missing", filepath.Join(s.dir, databaseName)))
+	} else if s.FaultCount > 0 {
 		steps = append(steps, func() error { return s.strays(old) })
 	}
 	for _, step := range append(steps, s.verify) {
@@ -211,6 +216,9 @@ func (s *salvage) replay() error {
 		}
 	}
 	if s.known {
+		for _, f := range s.state.faults(s.dir) {
+			s.fault(errors.New(f))
+		}
 		end, err := s.state.replay(s.dir, func(_ uint64, d delta) { l.apply(d) })
 		if s.Commits = end.missing; err != nil {
 			s.replayAll(l) // which reads on behind what cannot be read

@@ -11,6 +11,7 @@ import (
 type remains struct {
 	journalEnd
 	layers []*layer
+	faults []string // files of the journal that are missing or were cut short
 }
 
 // load returns what the journal in dir holds and the database does not. An error that is errDatabase says that it cannot
@@ -23,6 +24,7 @@ func (s journalState) load(dir string) (left remains, err error) {
 		left.gen = s.gen
 		return left, nil
 	}
+	left.faults = s.faults(dir)
 	left.journalEnd, err = s.replay(dir, func(gen uint64, d delta) {
 		if n := len(left.layers); n == 0 || left.layers[n-1].gen != gen {
 			left.layers = append(left.layers, newLayer(gen))

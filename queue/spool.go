@@ -72,8 +72,8 @@ func copyContent(w io.Writer, from io.Reader, r *record) error {
 	return nil
 }
 
-// sweep removes the files that known does not claim, and returns how many.
-func (s spool) sweep(known func(ID) (bool, error)) (removed int, err error) {
+// sweep calls dispose with the files that known does not claim, and returns how many those are.
+func (s spool) sweep(known func(ID) (bool, error), dispose func(ID) error) (disposed int, err error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return 0, err
@@ -85,17 +85,17 @@ func (s spool) sweep(known func(ID) (bool, error)) (removed int, err error) {
 		}
 		ok, err := known(id)
 		if err != nil {
-			return removed, err
+			return disposed, err
 		}
 		if ok {
 			continue
 		}
-		if err := s.remove(id); err != nil {
-			return removed, err
+		if err := dispose(id); err != nil {
+			return disposed, err
 		}
-		removed++
+		disposed++
 	}
-	return removed, nil
+	return disposed, nil
 }
 
 // makeFolder makes dir and what is missing above it, so that no power cut takes away again what will be promised in it.

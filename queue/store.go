@@ -29,7 +29,8 @@ type store struct {
 	faulted  atomic.Bool // memory that is the database's file could not be read amid a transaction that wrote
 	journal  *journal    // nil for one that is only read
 	pageSize int64       // of the database, in octets
-	missing  int         // commits in the journal that could not be read at the start
+	damage               // of the journal, as the start found it
+	created  bool        // there was no database
 	behind   error       // why the start could not write the journal to the database: there was no room
 
 	commits sync.Mutex // held by a commit, and to rotate
@@ -128,7 +129,10 @@ func openStore(dir string) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
+	created := false
 	if format == 0 {
+		_, err := os.Lstat(path)
+		created = errors.Is(err, os.ErrNotExist)
 		if err := createDatabase(path); err != nil {
 			return nil, err
 		}
@@ -140,7 +144,7 @@ func openStore(dir string) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &store{db: db, file: file, pageSize: int64(db.Info().PageSize)}
+	s := &store{db: db, file: file, pageSize: int64(db.Info().PageSize), created: created}
 	if err = migrate(dir, format); err == nil {
 		err = s.recover(dir)
 	}
@@ -163,7 +167,7 @@ func (s *store) recover(dir string) error {
 	if err != nil {
 		return err
 	}
-	s.missing = left.missing
+	s.found(dir, left)
 	gen := max(left.gen, namedGeneration(dir))
 	if s.journal, err = openJournal(dir, gen+1); err != nil {
 		return err
@@ -180,7 +184,7 @@ func (s *store) recover(dir string) error {
 				return err
 			}
 		}
-		return journalState{gen: gen, salt: s.journal.salt}.put(tx)
+		return journalState{gen: gen, salt: s.journal.salt, made: s.journal.made}.put(tx)
 	}))
 	if errors.Is(err, errNoRoom) && state.salt != 0 {
 		s.behind = err
@@ -211,15 +215,16 @@ const stateKey = "state"
 
 func decodeState(v []byte) (st journalState, ok bool) {
 	v, err := openValue(v)
-	if err != nil || len(v) != 24 {
+	if err != nil || len(v) != 32 {
 		return st, false
 	}
-	return journalState{gen: binary.BigEndian.Uint64(v), salt: binary.BigEndian.Uint64(v[8:]), seq: binary.BigEndian.Uint64(v[16:])}, true
+	return journalState{gen: binary.BigEndian.Uint64(v), salt: binary.BigEndian.Uint64(v[8:]), seq: binary.BigEndian.Uint64(v[16:]),
+		made: int64(binary.BigEndian.Uint64(v[24:]))}, true
 }
 
 func (s journalState) put(tx *bolt.Tx) error {
 	v := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, s.gen), s.salt)
-	v = binary.BigEndian.AppendUint64(v, s.seq)
+	v = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(v, s.seq), uint64(s.made))
 	return tx.Bucket(bucketJournal()).Put([]byte(stateKey), sealValue(v))
 }
 
@@ -293,7 +298,7 @@ func (s *store) close() error {
 	if s.journal != nil {
 		s.commits.Lock()
 		if err = s.flush(); err == nil {
-			err = s.writeFreelist()
+			err = s.writeClosed()
 		}
 		if err == nil {
 			err = s.journal.remove()

@@ -63,12 +63,15 @@ func recoveredText(r queue.Recovered) string {
 		fmt.Fprintf(&b, "Not saved: %s of the journal.\n", count(r.Commits, "commit", "commits"))
 	}
 	if r.FaultCount > 0 {
-		fmt.Fprintf(&b, "What could not be read of the database may have held more. Its faults: %d\n", r.FaultCount)
+		fmt.Fprintf(&b, "Faults: %d. What could not be read may have held more messages.\n", r.FaultCount)
 		for _, f := range r.Faults {
 			fmt.Fprintf(&b, "  %s\n", f)
 		}
 	} else {
-		b.WriteString("No fault was found in the database.\n")
+		b.WriteString("No fault was found in the database or the journal.\n")
+	}
+	if r.Orphans > 0 {
+		fmt.Fprintf(&b, "Files of the spool that belong to no message: %d, in the folder \"spool\" of the old files.\n", r.Orphans)
 	}
 	fmt.Fprintf(&b, "The old files are in %s.\n", r.Old)
 	return b.String()
