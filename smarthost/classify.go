@@ -47,8 +47,8 @@ type verdict struct {
 	rest bool
 	// crowded is set when the host wants fewer connections at a time.
 	crowded bool
-	// own is set when a row of the user's decided.
-	own bool
+	// own is set when a row of the user's decided, byCode when the enhanced code had a part in the decision.
+	own, byCode bool
 }
 
 // place is what a verdict and its words need to know of a host.
@@ -62,6 +62,8 @@ type place struct {
 	entry string
 	// own are the user's rows, before the built-in ones; nil for none.
 	own *ownRules
+	// ours is what the host may repeat of a message under way; nil outside of a transaction.
+	ours *contribution
 }
 
 // classifyReply decides what a refusal at stage amounts to.
@@ -84,6 +86,7 @@ func classifyReply(p place, stage string, r envelope.Reply) verdict {
 	}
 	if rule, own := p.decide(stage, r); rule != nil {
 		v.Scope, v.trouble, v.rest, v.crowded, v.own = rule.scope, rule.trouble, rule.rest, rule.crowded, own
+		v.byCode = rule.enhanced != ""
 		v.Reason = p.words(rule.advice)
 		if rule.lasting != asTheCodeSays {
 			v.Permanent = rule.lasting == permanent

@@ -150,7 +150,7 @@ func FuzzHost(f *testing.F) {
 		tx.begin(c)
 		err = tx.run(content, func() {})
 		w := newWork(m)
-		site, _ := w.settle(place{addr: villainAddr}, tx)
+		site, _ := w.settle(tx)
 		if tx.dot.Positive() && (err != nil || tx.data.Code != 354 || tx.accepted == 0 || !strings.Contains(p.heard.String(), "\r\nhello\r\n.\r\n")) {
 			t.Errorf("delivered by %q: %+v, %v", said, tx.dot, err)
 		}

@@ -30,11 +30,14 @@ type host struct {
 	// facts is what was learnt of the host, maybe in an earlier run. Learn is told of changes.
 	facts HostFacts
 	learn func(addr string, f HostFacts)
-	// completed counts messages taken; suspects are those at which the host failed.
-	completed int
-	suspects  map[string]suspect
-	doubts    []string // ids of messages lost after the dot since one was answered
-	senders   refusedSenders
+	// completed counts messages taken, of which takenID was the last, at taken; accused is the count at the last site's
+	// reply to a message. Suspects are messages at which the host failed.
+	completed, accused int
+	taken              time.Time
+	takenID            string
+	suspects           map[string]suspect
+	doubts             []string // ids of messages lost after the dot since one was answered
+	senders            refusedSenders
 }
 
 // outcome is what a host made of the work. The zero value means that it is done with.
@@ -45,6 +48,8 @@ type outcome struct {
 	// unfit is set when the host cannot carry the message, eightBit when it could if that were encoded.
 	unfit    *envelope.Failure
 	eightBit bool
+	// blamed is set when the host met the message with the site's reply, and others with none.
+	blamed *envelope.Failure
 	// stopped is set when the delivery was cancelled.
 	stopped bool
 	// stale and more ask for another transaction at once: on a new connection since this one, kept from earlier, was
@@ -114,7 +119,7 @@ func (h *host) use(ctx context.Context, t ticket, c *conn, w *work, tx *transact
 			disposed = true
 			return o
 		}
-		tx = newTransaction(c.caps, &w.m.Envelope, h.place, b, w.pending())
+		tx = newTransaction(c.caps, &w.m.Envelope, w.place(h), b, w.pending())
 	}
 	o := h.transact(ctx, t, c, w, tx)
 	disposed = true
@@ -136,7 +141,7 @@ func (h *host) prepare(w *work) *transaction {
 			return nil
 		}
 	}
-	return newTransaction(caps, &w.m.Envelope, h.place, w.plain(), w.pending())
+	return newTransaction(caps, &w.m.Envelope, w.place(h), w.plain(), w.pending())
 }
 
 // fit returns the form in which the content goes over c, or what it means that it cannot.
@@ -317,15 +322,12 @@ func (h *host) concluded(t ticket, tx *transaction, w *work) outcome {
 	if v, site := h.judgeSender(tx); site {
 		return h.failed(t, w.m.ID, v)
 	}
-	site, progress := w.settle(h.place, tx)
-	if site != nil && !h.suspect(w.m.ID, repliesToBlame) {
+	site, progress := w.settle(tx)
+	if site != nil && !h.blame(w.m.ID, *site) {
 		if site.crowded {
 			h.pool.crowded()
 		}
 		return h.failed(t, w.m.ID, *site)
-	}
-	if site != nil {
-		w.settleRest(onlyThis(*site))
 	}
 	h.well(t, w.m.ID, tx.last())
 	h.mu.Lock()
@@ -335,12 +337,24 @@ func (h *host) concluded(t ticket, tx *transaction, w *work) outcome {
 	}
 	if tx.dot.Positive() {
 		h.completed++
+		h.taken, h.takenID = time.Now(), w.m.ID
 	}
 	if site == nil {
 		delete(h.suspects, w.m.ID)
 	}
 	h.mu.Unlock()
+	if site != nil {
+		return h.blames(w.m.ID, *site)
+	}
 	return outcome{more: progress && w.left > 0}
+}
+
+// blames returns the outcome of a message that met the site's reply v while others got through.
+func (h *host) blames(id string, v verdict) outcome {
+	f := onlyThis(v)
+	h.log.Warn("one message was refused with words about the account; others get through, so it waits alone", "queue_id", id,
+		"stage", v.Stage, "reply", v.Reply.String(), "problem", v.Reason)
+	return outcome{blamed: &f}
 }
 
 // interrupted settles a transaction that err ended.
@@ -353,9 +367,9 @@ func (h *host) interrupted(ctx context.Context, t ticket, tx *transaction, w *wo
 		return outcome{}
 	case tx.dotSent && !refused:
 		w.duplicate = true
-		w.settleTransaction(h.place, tx, lostAfterDot(h.place, failed))
+		w.settleTransaction(tx, lostAfterDot(tx.place, failed))
 		if ctx.Err() == nil && h.doubt(w.m.ID) {
-			h.failed(t, w.m.ID, classifyError(h.place, err))
+			h.failed(t, w.m.ID, classifyError(tx.place, err))
 		}
 		return outcome{}
 	case ctx.Err() != nil:
@@ -364,13 +378,13 @@ func (h *host) interrupted(ctx context.Context, t ticket, tx *transaction, w *wo
 		h.log.Debug("a kept connection had gone; connecting anew", "queue_id", w.m.ID, "error", err.Error())
 		return outcome{stale: true}
 	}
-	v := classifyError(h.place, err)
+	v := classifyError(tx.place, err)
 	enough := cutsToBlame
 	if tx.data.Code != 354 || refused {
 		enough = repliesToBlame // its body was not at stake, or the host has said why, so that it takes more to blame it
 	}
 	if h.suspect(w.m.ID, enough) {
-		w.settleTransaction(h.place, tx, onlyThis(v))
+		w.settleTransaction(tx, onlyThis(v))
 		return outcome{}
 	}
 	return h.failed(t, w.m.ID, v)

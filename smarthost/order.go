@@ -2,7 +2,6 @@ package smarthost
 
 import (
 	"errors"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -103,7 +102,7 @@ func (t *transaction) evidence(err error, stopped bool) evidence {
 	_, garbage := errors.AsType[*notSMTPError](err)
 	waiting := t.next != nil && t.dotSent || t.behind && t.data.IsZero()
 	switch {
-	case t.next != nil && complainsOfOrder(t.dot) || t.behind && !t.dotSent && t.confused():
+	case t.next != nil && t.complains(stageDot, t.dot) || t.behind && !t.dotSent && t.confused():
 		return disorder
 	case !waiting || failed == nil || t.unwritten != nil || failed.reply.Code == 421:
 		return noDisorder
@@ -123,14 +122,14 @@ func (t *transaction) evidence(err error, stopped bool) evidence {
 // they are the replies to something else.
 func (t *transaction) confused() bool {
 	if !t.mail.Positive() { // or not answered
-		return complainsOfOrder(t.mail) || t.accepted > 0 || t.data.Code == 354
+		return t.complains(stageMail, t.mail) || t.accepted > 0 || t.data.Code == 354
 	}
 	for _, r := range t.replies {
-		if complainsOfOrder(r) {
+		if t.complains(stageRcpt, r) {
 			return true
 		}
 	}
-	return t.accepted > 0 && complainsOfOrder(t.data)
+	return t.accepted > 0 && t.complains(stageData, t.data)
 }
 
 // refusedInCompany reports whether the host refused t while its envelope or body travelled with another's.
@@ -148,13 +147,15 @@ func (t *transaction) refusal() envelope.Reply {
 	return envelope.Reply{}
 }
 
-// complainsOfOrder reports whether a reply refuses the order of commands and not what they say. The words are whole ones,
-// since replies also quote addresses: "pipeline@example.com" is none of them.
-func complainsOfOrder(r envelope.Reply) bool {
+// complains reports whether a reply to t refuses the order of commands and not what they say.
+func (t *transaction) complains(stage string, r envelope.Reply) bool {
+	return complainsOfOrder(t.place, stage, r)
+}
+
+func complainsOfOrder(p place, stage string, r envelope.Reply) bool {
 	if r.Code == 500 || r.Code == 503 {
 		return true
 	}
-	text := strings.ToLower(r.Text)
-	return r.Code >= 400 && (strings.Contains(text, "pipelining") ||
-		strings.Contains(text, "synchronization error") || strings.Contains(text, "synchronisation error"))
+	s := p.saying(stage, r)
+	return r.Code >= 400 && (s.has("pipelining") || s.has("synchronization error") || s.has("synchronisation error"))
 }

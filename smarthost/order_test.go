@@ -27,7 +27,7 @@ func TestComplainsOfOrder(t *testing.T) {
 		if err != nil {
 			t.Fatal(line, err)
 		}
-		if got := complainsOfOrder(reply); got != want {
+		if got := complainsOfOrder(place{}, stageRcpt, reply); got != want {
 			t.Errorf("%q: %v, want %v", line, got, want)
 		}
 	}

@@ -11,11 +11,13 @@ import (
 // stage does.
 //
 // Words are what keeps a rule from meaning too much: a site's failure stops a whole route, so that a code which hosts
-// also use for one recipient or one message only counts for the site together with words that can mean nothing else.
+// also use for one recipient or one message only counts for the site together with words that can mean nothing else. They
+// must be the host's own: saying leaves out what a reply repeats of the message. Where a provider is known to give an
+// enhanced code with them, that must be there, too.
 type rule struct {
 	stages   string // one or several, space-separated; "" for all
 	code     int    // 0 for all; 4 and 5 for all of that class, 55 for all of its tens
-	enhanced string // its last two numbers, as "7.0", or all three; "" for all
+	enhanced string // its last two numbers, as "7.0" or "7.6*", or all three; one of several, separated by "|"; "" for all
 	words    string // one of several, separated by "|", in lower case, is in the text; "" for all
 	text     string // in lower case, is in the text as it stands; "" for all
 	login    bool   // only where sessions log in
@@ -43,6 +45,10 @@ const (
 	opening     = "greeting ehlo"
 	transacting = "mail rcpt data dot"
 	tooMany     = "too many recip|too much recip|recipient limit"
+	tooLarge    = "message size|message length|message too|size exceeds|too large|too big"
+	// loginCodes and loginWords say that a refusal is about the login, wherever it comes.
+	loginCodes = "7.3|7.8|7.9|7.11|7.14|7.57|7.139"
+	loginWords = "authenticat|auth required|auth failed|login|log in|logged in|sign in|credential|password|username"
 )
 
 const (
@@ -108,7 +114,7 @@ var rules = []rule{
 	{code: 451, enhanced: "7.650", scope: envelope.ScopeSite, trouble: throttled, advice: adviceSlower},
 	{stages: transacting, code: 451, enhanced: "7.0", words: "temporary server error", scope: envelope.ScopeSite,
 		trouble: unreachable, advice: "the host has a trouble of its own; it is tried again after a pause"},
-	{stages: transacting, code: 5, words: "submissionquotaexceeded|daily limit for message recipients",
+	{stages: transacting, code: 5, enhanced: "1.90|2.0|2.2", words: "submissionquotaexceeded|daily limit for message recipients",
 		scope: envelope.ScopeSite, trouble: quotaSpent, advice: adviceQuota},
 	{stages: transacting, code: 5, words: "sendasdenied|permissions to send as this sender", scope: envelope.ScopeSender,
 		advice: adviceSendAs},
@@ -121,7 +127,7 @@ var rules = []rule{
 	{stages: transacting, code: 5, enhanced: "7.503", scope: envelope.ScopeSite, trouble: refused, advice: adviceBlocked},
 	{stages: transacting, code: 5, words: "tenantattribution", general: true, scope: envelope.ScopeSite, trouble: loginRefused,
 		advice: adviceRelay},
-	{code: 5, words: "banned sending ip", scope: envelope.ScopeSite, trouble: refused, advice: adviceAddress},
+	{code: 5, enhanced: "7.51*|7.6*", words: "banned sending ip", scope: envelope.ScopeSite, trouble: refused, advice: adviceAddress},
 	// Where the session logs in it is the account that is blocked. Without a login, through a connector, it is this
 	// sender, and the others may go on. 5.1.8 alone is any sender whose domain is not known.
 	{code: 5, enhanced: "1.8", words: "bad outbound sender", login: true, scope: envelope.ScopeSite, trouble: refused,
@@ -147,9 +153,8 @@ var rules = []rule{
 	{stages: transacting, code: 554, words: "address is not verified", scope: envelope.ScopeSender, advice: adviceVerify},
 	{stages: transacting, code: 554, words: "sending paused for this account", scope: envelope.ScopeSite, trouble: refused,
 		advice: adviceBlocked},
-	{words: "maximum credits exceeded", scope: envelope.ScopeSite, trouble: quotaSpent,
-		advice: adviceQuota},
-	{stages: transacting, words: "unauthenticated senders not allowed", scope: envelope.ScopeSite, trouble: loginRefused,
+	{code: 4, words: "maximum credits exceeded", scope: envelope.ScopeSite, trouble: quotaSpent, advice: adviceQuota},
+	{stages: transacting, code: 5, words: "unauthenticated senders not allowed", scope: envelope.ScopeSite, trouble: loginRefused,
 		advice: adviceNoLogin},
 	{stages: transacting, code: 550, words: "match a verified sender|sender domain not verified",
 		scope: envelope.ScopeSender, advice: adviceVerify},
@@ -171,9 +176,10 @@ var rules = []rule{
 		"service unavailable; client host [|service unavailable, client host [|service unavailable; client [|" +
 		"not authorized to send email directly",
 		scope: envelope.ScopeSite, trouble: refused, advice: adviceAddress},
-	// The login is refused, however late that is said.
-	{stages: transacting, code: 535, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceLogin},
-	{stages: transacting, code: 534, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceLogin},
+	// The login is refused, however late that is said. Hosts also use these codes for a message, so that it takes more.
+	{stages: transacting, code: 53, enhanced: loginCodes, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceLogin},
+	{stages: transacting, code: 535, words: loginWords, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceLogin},
+	{stages: transacting, code: 534, words: loginWords, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceLogin},
 	{stages: transacting, code: 4, words: "too many login", scope: envelope.ScopeSite, trouble: loginRefused,
 		advice: "the host has seen too many logins of %USER; they are tried seldom now. Mail waits"},
 	{stages: transacting, general: true, words: "client host rejected", scope: envelope.ScopeSite, trouble: refused,
@@ -188,8 +194,13 @@ var rules = []rule{
 		advice: adviceSlower},
 	{code: 421, scope: envelope.ScopeSite, trouble: unreachable,
 		advice: "the host is closing or takes no more for now; it is tried again after a pause"},
-	{code: 530, words: "tls", scope: envelope.ScopeSite, trouble: tlsFailed, advice: adviceNoTLS},
-	{code: 530, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceNoLogin},
+	// After MAIL the same code is also one recipient's or one message's.
+	{stages: opening + " starttls auth mail", code: 530, words: "tls", scope: envelope.ScopeSite, trouble: tlsFailed, advice: adviceNoTLS},
+	{stages: opening + " starttls auth mail", code: 530, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceNoLogin},
+	{stages: "rcpt data dot", code: 530, words: "starttls|tls required|tls is required", scope: envelope.ScopeSite, trouble: tlsFailed,
+		advice: adviceNoTLS},
+	{stages: "rcpt data dot", code: 530, enhanced: "7.0", scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceNoLogin},
+	{stages: "rcpt data dot", code: 530, words: loginWords, scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceNoLogin},
 	{stages: "mail rcpt", code: 5, words: "authentication required|authentication is required|must authenticate",
 		scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceNoLogin},
 
@@ -212,54 +223,84 @@ var rules = []rule{
 	{stages: stageRcpt, code: 552, enhanced: "5.3", scope: envelope.ScopeRecipient, rest: true},
 	{stages: stageRcpt, code: 452, words: tooMany, scope: envelope.ScopeRecipient, rest: true},
 	{stages: stageRcpt, code: 552, words: tooMany, scope: envelope.ScopeRecipient, rest: true},
+	// At MAIL a refusal is the sender's unless it speaks of the size (523 and 534 are Courier's).
 	{stages: stageMail, code: 552, scope: envelope.ScopeMessage},
+	{stages: stageMail, code: 523, scope: envelope.ScopeMessage},
+	{stages: stageMail, code: 534, scope: envelope.ScopeMessage},
+	{stages: stageMail, code: 5, words: tooLarge, scope: envelope.ScopeMessage},
 	{stages: stageMail, enhanced: "3.4", scope: envelope.ScopeMessage},
 }
 
 // decide returns the rule that decides reply at stage, and whether it is the user's; nil when none does.
 func (p place) decide(stage string, reply envelope.Reply) (r *rule, own bool) {
+	s := p.saying(stage, reply)
 	if p.own != nil {
-		if r := p.first(p.own.rules, stage, reply); r != nil {
+		if r := p.first(p.own.rules, s, reply); r != nil {
 			return r, true
 		}
 	}
-	return p.first(rules, stage, reply), false
+	return p.first(rules, s, reply), false
 }
 
-func (p place) first(list []rule, stage string, reply envelope.Reply) *rule {
+func (p place) first(list []rule, s saying, reply envelope.Reply) *rule {
 	for i := range list {
 		r := &list[i]
 		if r.login && !p.login || r.token && !p.token || r.general && !p.general || r.scope != envelope.ScopeSite && reply.Code == 421 {
 			continue // what ends the connection is never one message's
 		}
-		if r.matches(stage, reply) {
+		if r.matches(s, reply) {
 			return r
 		}
 	}
 	return nil
 }
 
-func (r *rule) matches(stage string, reply envelope.Reply) bool {
-	if r.stages != "" && !containsWord(r.stages, stage) {
+func (r *rule) matches(s saying, reply envelope.Reply) bool {
+	if r.stages != "" && !containsWord(r.stages, s.stage) {
 		return false
 	}
 	if r.code != 0 && r.code != reply.Code && r.code != reply.Code/10 && r.code != reply.Code/100 {
 		return false
 	}
-	if e := reply.Enhanced; r.enhanced != "" && r.enhanced != fmt.Sprintf("%d.%d", e[1], e[2]) && r.enhanced != e.String() {
+	if r.enhanced != "" && !matchesEnhanced(r.enhanced, reply.Enhanced) {
 		return false
 	}
-	if r.words == "" && r.text == "" {
+	if r.text != "" {
+		return s.has(r.text)
+	}
+	if r.words == "" {
 		return true
 	}
-	text := strings.ToLower(strings.ReplaceAll(reply.Text, "\n", " "))
-	if r.words == "" {
-		return strings.Contains(text, r.text)
+	if r.enhanced == "" && aboutAddress(reply.Enhanced) {
+		return false
 	}
 	for words := range strings.SplitSeq(r.words, "|") {
-		if strings.Contains(text, words) {
+		if s.has(words) {
 			return true
 		}
+	}
+	return false
+}
+
+// matchesEnhanced reports whether e is one of list.
+func matchesEnhanced(list string, e envelope.EnhancedCode) bool {
+	short := fmt.Sprintf("%d.%d", e[1], e[2])
+	for want := range strings.SplitSeq(list, "|") {
+		if begin, ok := strings.CutSuffix(want, "*"); ok && strings.HasPrefix(short, begin) || want == short || want == e.String() {
+			return true
+		}
+	}
+	return false
+}
+
+// aboutAddress reports whether e speaks of one recipient's address or mailbox (RFC 3463 sections 3.2 and 3.3). Where a host
+// says that, words alone do not make it the site's trouble.
+func aboutAddress(e envelope.EnhancedCode) bool {
+	switch e[1] {
+	case 1:
+		return e[2] >= 1 && e[2] <= 6 || e[2] == 10
+	case 2:
+		return e[2] >= 1 && e[2] <= 4
 	}
 	return false
 }

@@ -74,6 +74,22 @@ func TestClassifyReply(t *testing.T) {
 		{"auth", "504 unrecognized authentication type", site, false, loginRefused, false, ""},
 		{"auth", "501 5.5.2 cannot decode", site, false, loginRefused, false, ""},
 
+		// The same codes after MAIL are the login's only with its words, or its enhanced code.
+		{"mail", "535 Authentication failed", site, false, loginRefused, false, "check username"},
+		{"rcpt", "534 Please log in first", site, false, loginRefused, false, "check username"},
+		{"dot", "534 Message header size exceeds policy limit.", message, true, noTrouble, false, ""},
+		{"dot", "535 5.7.1 Content rejected", message, true, noTrouble, false, ""},
+		{"rcpt", "535 no such user", recipient, true, noTrouble, false, ""},
+		{"mail", "534 Message header size exceeds policy limit.", message, true, noTrouble, false, ""},
+		{"rcpt", "530 Must issue a STARTTLS command first", site, false, tlsFailed, false, `set tls = "starttls"`},
+		{"dot", "530 5.7.0 no", site, false, loginRefused, false, "set username"},
+		{"rcpt", "530 5.1.1 unknown user", recipient, true, noTrouble, false, ""},
+		{"dot", "530 message refused by policy", message, true, noTrouble, false, ""},
+		{"dot", "538 attachment must be encrypted", message, true, noTrouble, false, ""},
+		{"mail", "523 Message length (SIZE) exceeds administrative limit.", message, true, noTrouble, false, ""},
+		{"mail", "550 message too large", message, true, noTrouble, false, ""},
+		{"rcpt", "454 4.7.1 Greylisted", recipient, false, noTrouble, false, ""},
+
 		{"starttls", "454 4.7.0 TLS not available due to local problem", site, false, tlsFailed, false, "STARTTLS"},
 		{"starttls", "502 not implemented", site, false, tlsFailed, false, ""},
 		{"greeting", "554 5.7.1 dialup/DSL/cable host, please use your ISP's SMTP server", site, false, unreachable, false,

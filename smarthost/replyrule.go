@@ -21,7 +21,8 @@ type ReplyRule struct {
 	Code string
 	// Enhanced is an enhanced status code, as "5.7.1"; empty means any.
 	Enhanced string
-	// Words is a part of the reply's text, in any case of letters; empty means any.
+	// Words is a part of the host's own words, in any case of letters; empty means any. Quotations do not count, nor what the
+	// message itself holds; Words with marks of quotation are looked for in the whole text.
 	Words string
 	// Scope is what the reply is about.
 	Scope envelope.Scope

@@ -29,6 +29,7 @@ type route struct {
 type round struct {
 	cannot *envelope.Failure // one that answers cannot carry it
 	as8Bit bool              // one could if it were not 8-bit
+	blamed *envelope.Failure // one takes others, and not this one
 	away   []*host           // were not asked, or failed
 }
 
@@ -50,6 +51,9 @@ func (rt *route) deliverAll(ctx context.Context, w *work) envelope.Attempt {
 		return w.attempt(envelope.Failure{}, time.Time{})
 	case stopped:
 		return w.attempt(stopping(), time.Now())
+	case r.blamed != nil:
+		w.settleRest(*r.blamed)
+		return w.attempt(*r.blamed, time.Time{})
 	case r.cannot != nil:
 		// The route works. A host that is away may still carry this message, so that it waits for that one; the others
 		// have said what they cannot do.
@@ -85,6 +89,8 @@ func (rt *route) try(ctx context.Context, w *work) (r round, stopped bool) {
 			r.as8Bit = true
 		case o.unfit != nil:
 			r.cannot = o.unfit
+		case o.blamed != nil:
+			r.blamed = o.blamed
 		default:
 			r.away = append(r.away, h)
 		}

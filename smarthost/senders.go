@@ -63,7 +63,7 @@ func (h *host) judgeSender(tx *transaction) (verdict, bool) {
 		h.senders.accepted()
 		return verdict{}, false
 	}
-	v := classifyReply(h.place, stageMail, tx.mail)
+	v := classifyReply(tx.place, stageMail, tx.mail)
 	if v.Scope != envelope.ScopeSender || v.own || !h.senders.refuse(tx.env.ReversePath, time.Now()) {
 		return v, false
 	}

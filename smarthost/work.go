@@ -22,11 +22,23 @@ type work struct {
 	// transactions counts those to which a host said anything; slower is set when one asked for less mail.
 	transactions int
 	slower       bool
+	// ours is what hosts have been told of the message.
+	ours contribution
 }
 
 func newWork(m envelope.Message) *work {
 	n := len(m.Envelope.Recipients)
-	return &work{m: m, results: make([]envelope.Result, n), settled: make([]bool, n), left: n}
+	w := &work{m: m, results: make([]envelope.Result, n), settled: make([]bool, n), left: n}
+	w.ours.m = &w.m
+	return w
+}
+
+// place returns h's place for the replies to w.
+func (w *work) place(h *host) place {
+	p := h.place
+	w.ours.hostname, w.ours.username = h.endpoint.hostname, p.username
+	p.ours = &w.ours
+	return p
 }
 
 // pending returns the indexes of the recipients that are not decided.
@@ -58,7 +70,8 @@ func (w *work) settleRest(f envelope.Failure) {
 
 // settle decides what the replies of tx decide. It returns the site's failure if one of them is that, and whether any
 // recipient was decided by more than the lack of room for it.
-func (w *work) settle(p place, tx *transaction) (site *verdict, progress bool) {
+func (w *work) settle(tx *transaction) (site *verdict, progress bool) {
+	p := tx.place
 	if !tx.mail.Positive() {
 		v := classifyReply(p, stageMail, tx.mail)
 		if v.Scope == envelope.ScopeSite {
@@ -69,7 +82,7 @@ func (w *work) settle(p place, tx *transaction) (site *verdict, progress bool) {
 	}
 	if tx.accepted > 0 {
 		progress = true
-		site = w.settleBody(p, tx)
+		site = w.settleBody(tx)
 	}
 	var full *verdict
 	for i, reply := range tx.replies {
@@ -94,14 +107,14 @@ func (w *work) settle(p place, tx *transaction) (site *verdict, progress bool) {
 }
 
 // settleBody decides the recipients that were accepted, by the reply to DATA or to the final dot.
-func (w *work) settleBody(p place, tx *transaction) *verdict {
+func (w *work) settleBody(tx *transaction) *verdict {
 	stage, reply := stageData, tx.data
 	if !tx.dot.IsZero() {
 		stage, reply = stageDot, tx.dot
 	}
 	var v verdict
 	if delivered := stage == stageDot && reply.Positive(); !delivered {
-		if v = classifyReply(p, stage, reply); v.Scope == envelope.ScopeSite {
+		if v = classifyReply(tx.place, stage, reply); v.Scope == envelope.ScopeSite {
 			return &v
 		}
 	}
@@ -119,12 +132,12 @@ func (w *work) settleBody(p place, tx *transaction) *verdict {
 
 // settleTransaction decides all recipients of a transaction that an error ended: those that were refused by their
 // replies, the others by f.
-func (w *work) settleTransaction(p place, tx *transaction, f envelope.Failure) {
+func (w *work) settleTransaction(tx *transaction, f envelope.Failure) {
 	for i, reply := range tx.replies {
 		if reply.IsZero() || reply.Positive() {
 			w.fail(tx.rcpts[i], f)
 		} else {
-			w.fail(tx.rcpts[i], classifyReply(p, stageRcpt, reply).Failure)
+			w.fail(tx.rcpts[i], classifyReply(tx.place, stageRcpt, reply).Failure)
 		}
 	}
 }
