@@ -191,6 +191,7 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		v.isolate(now)
 	}
 	reports := q.reports(&v, v.notices(a, p, now), a.Host, from)
+	v.keepUndeliverable(now)
 	main := &change{id: r.ID, oldSlot: sl, hasOld: true}
 	_, waits := v.record.next()
 	if waits {
@@ -397,7 +398,7 @@ func (q *Queue) logVerdict(v *verdict, doubtful bool) {
 		}
 		q.log.LogAttrs(context.Background(), level, e.What, attrs...)
 	}
-	if v.record.Held {
+	if v.record.Held && !v.record.Undeliverable {
 		q.log.Error("held: its handling keeps failing by a fault in the relay; please report it, and release it after an update",
 			"queue_id", v.record.ID.String(), "panics", v.record.Panics)
 	}
@@ -434,8 +435,8 @@ func (q *Queue) logUnreported(v *verdict) {
 	switch {
 	case len(silent) == 0:
 	case v.record.Report:
-		q.unreported.Add(1)
-		q.log.Error("a report could not be delivered; its recipient will not hear of the failure", "queue_id", v.record.ID.String(), "to", silent[0])
+		q.log.Error("undeliverable report: nobody was told of the failure; it is kept until an operator releases or deletes it",
+			"queue_id", v.record.ID.String(), "to", silent[0])
 	default:
 		q.log.Warn("not reported: the sender is null or asked for no report", "queue_id", v.record.ID.String(), "to", firstFew(silent))
 	}

@@ -14,7 +14,6 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"pgregory.net/rapid"
 	"relayd/internal/dsn"
-	"relayd/internal/envelope"
 )
 
 // disk is all that a store holds.
@@ -193,7 +192,7 @@ func (w *world) learnAll(d *disk) {
 // adopt takes from the disk which came first, where that was left open.
 func (w *world) adopt(l *letter, d *disk) {
 	for i, a := range l.to {
-		if r := either(d.queued[l.id], d.history(l.id)); a.mayFail && r != nil && r.Recipients[i].Status == StatusFailed {
+		if r := either(d.queued[l.id], d.history(l.id)); a.mayFail && r != nil && (r.Recipients[i].Status == StatusFailed || r.Undeliverable) {
 			w.life.fail(l, a)
 		}
 		a.mayFail = false
@@ -203,7 +202,7 @@ func (w *world) adopt(l *letter, d *disk) {
 	}
 	l.loose = false
 	if r := d.queued[l.id]; r != nil {
-		l.held = r.Held
+		l.held, l.undeliverable = r.Held, r.Undeliverable
 	} else if r := d.history(l.id); r != nil && l.waits() && wasDeleted(r) {
 		l.deleted = true
 	}
@@ -253,8 +252,9 @@ func (w *world) checkLetter(l *letter, d *disk) {
 		r, l.buried = gone, true
 	case queued == nil || gone != nil:
 		w.fault("%s waits; queued: %v, in the history: %v", l.name, queued != nil, gone != nil)
-	case !l.loose && queued.Held != l.held:
-		w.fault("%s: held: %v, and should be: %v", l.name, queued.Held, l.held)
+	case !l.loose && (queued.Held != l.held || queued.Undeliverable != l.undeliverable):
+		w.fault("%s: held: %v, undeliverable: %v, and should be: %v, %v", l.name, queued.Held, queued.Undeliverable, l.held,
+			l.undeliverable)
 	}
 	if r == nil {
 		return
@@ -276,7 +276,7 @@ func (w *world) checkTold(l *letter, a *addressee) {
 		dsn.Failed:  a.status == StatusFailed && known && a.Notify.WantsFailure(),
 		dsn.Relayed: a.status == StatusDelivered && known && a.Notify.WantsSuccess() && !a.offered,
 	}
-	if pm := envelope.Path(w.policy.Postmaster); l.report && a.status == StatusFailed && !pm.IsNull() && a.Path != pm {
+	if l.report && a.status == StatusFailed {
 		want[dsn.Failed] = true
 	}
 	for _, action := range []dsn.Action{dsn.Failed, dsn.Relayed} {
@@ -302,6 +302,8 @@ func (w *world) checkStore(d *disk, dir string, arrives func(id string) bool) {
 			w.fault("%s is queued, and nobody waits for it", w.nameOf(id))
 		} else if !r.Held {
 			due = at.UnixNano()
+		} else if r.Undeliverable {
+			due = undeliverableDue
 		}
 		// Source and recipients are all that a start knows of it.
 		if lines := d.due[id]; len(lines) != 1 || lines[0].Due != due || lines[0] != r.slot(lines[0].Routes) {
@@ -351,7 +353,7 @@ func (w *world) nameOf(id string) string {
 }
 
 func (w *world) checkCounts(rt *rapid.T) {
-	var all, held, busy int
+	var all, held, busy, undeliverable int
 	var bytes int64
 	var oldest time.Time
 	loose := false
@@ -365,15 +367,18 @@ func (w *world) checkCounts(rt *rapid.T) {
 			busy++
 		} else if l.held {
 			held++
+			if l.undeliverable {
+				undeliverable++
+			}
 		}
 		loose = loose || l.loose
 	}
 	c := w.life.q.Counts()
 	messages := c.Active+c.Deferred+c.Held == all && c.Held == held && c.Active >= busy && (busy > 0 || c.Active == 0)
 	if !messages || c.Bytes != bytes || c.Oldest.Sub(oldest).Abs() >= time.Millisecond || c.Quarantined != 0 ||
-		c.Unreported != w.life.unreported {
+		c.Unreported != int64(undeliverable) {
 		rt.Fatalf("Counts: %+v; the ledger has %d, held %d, under way %d, octets %d, oldest %s, unreported %d",
-			c, all, held, busy, bytes, oldest, w.life.unreported)
+			c, all, held, busy, bytes, oldest, undeliverable)
 	}
 	if n := w.life.q.pending.Load(); n != int64(w.arrivingNow()) {
 		rt.Fatalf("%d letters count as arriving; %d are", n, w.arrivingNow())
@@ -440,6 +445,9 @@ func (w *world) resume(l *letter, queued, gone *record, lossy bool) {
 		s := asLeft(r, i)
 		if a.mayFail && s.Status == StatusFailed {
 			a.status = StatusFailed
+		}
+		if r.Undeliverable != l.undeliverable && (lossy || a.mayFail) {
+			l.held, l.undeliverable = r.Held, r.Undeliverable
 		}
 		a.mayFail = false
 		may := s.Status == a.status && s.Attempts == a.tries

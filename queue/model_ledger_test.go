@@ -79,6 +79,9 @@ type letter struct {
 	to     []*addressee
 	fates  []fate
 	report bool
+	plain  bool // a report without quotation, in place of one that failed
+	// undeliverable is a report that nobody got; it is held.
+	undeliverable bool
 
 	life    *life
 	writer  *Writer
@@ -115,6 +118,7 @@ type addressee struct {
 	status  string // by what the transport was told
 	firm    string // as it was last seen on disk
 	mayFail bool   // it was deferred, and so long or so often that the queue may give it up
+	content bool   // its last failure was the letter's content
 	offered bool   // the host that took it reports by itself
 	taken   int    // how many times a host has it
 	// excused is how many of those no record could be made of: the daemon or the connection died in between.
@@ -196,7 +200,7 @@ func (l *letter) act(a Action) {
 	case ActionHold:
 		l.held = true
 	case ActionRelease:
-		l.held = false
+		l.held, l.undeliverable = false, false
 	case ActionDelete:
 		l.deleted = true
 	}
@@ -289,7 +293,7 @@ func (w *world) abort(l *letter) {
 
 // learn enters a report that the queue has written, and who is told by it of what. w.mu is held.
 func (w *world) learn(id string, env envelope.Envelope, body []byte) *letter {
-	about, action, told := parseReport(body)
+	about, refused, action, told := parseReport(body)
 	n, _ := ParseID(id)
 	l := &letter{id: id, env: env, body: body, at: n.time(), life: w.life, state: accepted, report: true}
 	w.byID[id] = l
@@ -304,12 +308,12 @@ func (w *world) learn(id string, env envelope.Envelope, body []byte) *letter {
 		return l
 	}
 	l.name = fmt.Sprintf("report(%s, %s)", of.name, action)
-	reader := of.env.ReversePath
-	if of.report {
-		reader = envelope.Path(w.policy.Postmaster)
-	}
 	w.logf("%s: to %s, of %v", l.name, env.Recipients[0].Path, told)
-	if env.Recipients[0].Path != reader || len(told) == 0 {
+	if refused != "" {
+		w.learnRetold(l, w.byID[refused])
+		return l
+	}
+	if env.Recipients[0].Path != of.env.ReversePath || len(told) == 0 {
 		w.fault("%s goes to %s, and tells of %v", l.name, env.Recipients[0].Path, told)
 	}
 	for _, p := range told {
@@ -323,8 +327,27 @@ func (w *world) learn(id string, env envelope.Envelope, body []byte) *letter {
 	return l
 }
 
-// parseReport returns the id of the message that a report is about, what it tells, and of which recipients.
-func parseReport(body []byte) (about string, action dsn.Action, told []envelope.Path) {
+// learnRetold enters a report that went out in place of another.
+func (w *world) learnRetold(l, in *letter) {
+	if in == nil || !in.report {
+		w.fault("%s is in place of no report", l.name)
+		return
+	}
+	a := in.to[0]
+	a.told[dsn.Failed]++
+	l.plain = true
+	want := w.policy.Postmaster
+	if a.content && !in.plain {
+		want = a.Path
+	}
+	if to := l.to[0].Path; to != want {
+		w.fault("%s, in place of %s, goes to %s; should go to %s", l.name, in.name, to, want)
+	}
+}
+
+// parseReport returns the id of the message that a report is about and of the report that it is in place of, what it tells,
+// and of which recipients.
+func parseReport(body []byte) (about, refused string, action dsn.Action, told []envelope.Path) {
 	_, status, _ := bytes.Cut(body, []byte("Content-Type: message/delivery-status\r\n"))
 	lines := bufio.NewScanner(bytes.NewReader(status))
 	for lines.Scan() && !strings.HasPrefix(lines.Text(), "--=_") {
@@ -332,6 +355,8 @@ func parseReport(body []byte) (about string, action dsn.Action, told []envelope.
 		switch k {
 		case "X-Queue-ID":
 			about = v
+		case "X-Refused-Report":
+			refused = v
 		case "Action":
 			action = dsn.Action(v)
 		case "Final-Recipient":
@@ -339,5 +364,5 @@ func parseReport(body []byte) (about string, action dsn.Action, told []envelope.
 			told = append(told, envelope.Path(p))
 		}
 	}
-	return about, action, told
+	return about, refused, action, told
 }

@@ -22,20 +22,19 @@ import (
 // life is the daemon from a start to its stop or its death. It is the queue's transport and its log too, which are
 // places where it can die.
 type life struct {
-	w          *world
-	q          *Queue
-	book       *pace.Book
-	accounts   map[string]*pace.Account // by route
-	dir        string
-	left       atomic.Int64 // moments until it dies, when that is above 0
-	commits    atomic.Int64 // commits until it dies amid one, when that is above 0
-	tear       uint64       // what is left of that commit
-	lies       atomic.Bool  // the next commit reaches the disk and says that it failed
-	draining   bool         // as the fields below, under w.mu
-	broken     bool         // its store fails
-	dead       bool
-	copied     string // the folder as it was at its death
-	unreported int64
+	w        *world
+	q        *Queue
+	book     *pace.Book
+	accounts map[string]*pace.Account // by route
+	dir      string
+	left     atomic.Int64 // moments until it dies, when that is above 0
+	commits  atomic.Int64 // commits until it dies amid one, when that is above 0
+	tear     uint64       // what is left of that commit
+	lies     atomic.Bool  // the next commit reaches the disk and says that it failed
+	draining bool         // as the fields below, under w.mu
+	broken   bool         // its store fails
+	dead     bool
+	copied   string // the folder as it was at its death
 }
 
 // open starts the daemon in a new folder.

@@ -332,6 +332,6 @@ func (w *world) newLetter(rt *rapid.T) *letter {
 }
 
 func drawScript(rt *rapid.T, label string) []outcome {
-	often := []outcome{accepts, accepts, accepts, defers, defers, fails}
+	often := []outcome{accepts, accepts, accepts, defers, defers, fails, refuses}
 	return rapid.SliceOfN(rapid.SampledFrom(often), 1, 3).Draw(rt, label)
 }

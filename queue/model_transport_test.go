@@ -18,6 +18,7 @@ const (
 	accepts outcome = "accepts"
 	defers  outcome = "defers"
 	fails   outcome = "fails"
+	refuses outcome = "refuses the content"
 )
 
 // fate is what happens to one attempt of a letter, beside its recipients' outcomes.
@@ -272,6 +273,10 @@ func (lf *life) attempt(ctx context.Context, route string, l *letter, m envelope
 			a.Results = append(a.Results, envelope.Result{Failure: failure(451, false)})
 		case fails:
 			a.Results = append(a.Results, envelope.Result{Failure: failure(550, true)})
+		case refuses:
+			f := failure(554, true)
+			f.Scope = envelope.ScopeMessage
+			a.Results = append(a.Results, envelope.Result{Failure: f})
 		}
 	}
 	w.mu.Unlock()
@@ -353,6 +358,7 @@ func (w *world) excuse(l *letter) {
 // enter notes what the queue is told about one recipient, and what it has to make of it.
 func (lf *life) enter(l *letter, a *addressee, r envelope.Result, offered bool) {
 	a.tries++
+	a.content = r.Failure != nil && r.Failure.Scope == envelope.ScopeMessage
 	switch {
 	case r.Failure == nil:
 		a.status, a.offered = StatusDelivered, offered
@@ -363,12 +369,14 @@ func (lf *life) enter(l *letter, a *addressee, r envelope.Result, offered bool) 
 	}
 }
 
-// fail notes that a recipient has failed. Of one that a report was for nobody is told, unless there is a postmaster.
+// fail notes that a recipient has failed. A report of which nobody is told stays for an operator.
 func (lf *life) fail(l *letter, a *addressee) {
-	a.status = StatusFailed
-	if pm := envelope.Path(lf.w.policy.Postmaster); l.report && (pm.IsNull() || a.Path == pm) {
-		lf.unreported++
+	pm := lf.w.policy.Postmaster
+	if l.report && (l.plain || !a.content) && (pm.IsNull() || a.Path == pm) {
+		l.held, l.undeliverable = true, true
+		return
 	}
+	a.status = StatusFailed
 }
 
 // endAttempt does what operators asked for in the meantime. A stop does so too, unless the store is away.

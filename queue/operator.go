@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"time"
@@ -193,14 +194,18 @@ func (q *Queue) operateOne(it *item, actions []Action) (op operation, err error)
 			continue
 		}
 		op.change = ch
-		r.note(Event{At: now, What: what, Words: "by an operator"})
+		words := "by an operator"
+		if a == actionForget {
+			words = "there are too many undeliverable reports"
+		}
+		r.note(Event{At: now, What: what, Words: words})
 		q.log.LogAttrs(context.Background(), slog.LevelInfo, what, slog.String("queue_id", r.ID.String()))
 		if a == ActionRelease {
 			if rep := q.warn(r); rep != nil { // the senders of held messages are not told that they are late
 				op.reports = append(op.reports, rep)
 			}
 		}
-		if a == ActionDelete {
+		if a == ActionDelete || a == actionForget {
 			r.Gone = true
 			ch.remove, ch.history = true, r
 			op.finish = func() { q.scheduler.finishGone(it) }
@@ -224,13 +229,18 @@ func act(r *record, a Action, now time.Time) string {
 		}
 		r.Held = true
 		return "held"
+	case actionForget:
+		if !r.Undeliverable {
+			return ""
+		}
+		return "deleted"
 	case ActionDelete:
 		return "deleted"
 	case ActionRelease:
 		if !r.Held {
 			return ""
 		}
-		r.Held = false
+		r.Held, r.Undeliverable = false, false
 		dueNow(r, now)
 		return "released"
 	case ActionRetry:
@@ -303,10 +313,11 @@ func (q *Queue) Body(id string) (io.ReadCloser, error) {
 
 // Counts sums the queue up.
 func (q *Queue) Counts() Counts {
-	c := Counts{Quarantined: int(q.quarantined.Load()), Bytes: q.bytes.Load(), Unreported: q.unreported.Load()}
+	c := Counts{Quarantined: int(q.quarantined.Load()), Bytes: q.bytes.Load()}
 	q.scheduler.do(func() {
 		s, now := q.scheduler, q.scheduler.clock()
 		c.Active, c.Held, c.Deferred = s.busy, s.held, len(s.waiting)
+		c.Unreported = int64(len(s.undeliverable))
 		for _, l := range s.lanes {
 			switch {
 			case l.gated(now):
@@ -323,6 +334,21 @@ func (q *Queue) Counts() Counts {
 		q.log.Warn("the oldest message could not be read", "error", err)
 	}
 	return c
+}
+
+// Undeliverable returns the ids of the reports that nobody got and nobody was told of, oldest first.
+func (q *Queue) Undeliverable() []string {
+	var ids []ID
+	q.scheduler.do(func() { ids = slices.Sorted(maps.Keys(q.scheduler.undeliverable)) })
+	return names(ids)
+}
+
+func names(ids []ID) []string {
+	words := make([]string, len(ids))
+	for i, id := range ids {
+		words[i] = id.String()
+	}
+	return words
 }
 
 // Troubles returns, in words, what keeps mail from being taken or handed on that no smarthost is to blame for.
@@ -461,6 +487,9 @@ func (r *record) entry(now time.Time) Entry {
 	}
 	if r.Held {
 		e.State, e.NextAttempt = StateHeld, time.Time{}
+	}
+	if r.Undeliverable {
+		e.State, e.NextAttempt = StateUndeliverable, time.Time{}
 	}
 	return e
 }

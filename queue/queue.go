@@ -42,7 +42,6 @@ type Queue struct {
 	pending     atomic.Int64 // messages that are arriving
 	bytes       atomic.Int64 // of content in the queue
 	quarantined atomic.Int64
-	unreported  atomic.Int64  // reports that could not be delivered
 	exports     atomic.Uint64 // messages that were exported
 	traffic     traffic
 	unrecorded  atomic.Int64 // outcomes that wait to be committed
@@ -307,7 +306,7 @@ func (q *Queue) restoreSlots(records []*record) {
 	}
 }
 
-// prune removes old lines of history, a few at a time.
+// prune removes old lines of history, a few at a time, and undeliverable reports of which there are too many.
 func (q *Queue) prune() {
 	for pause := time.Minute; ; {
 		select {
@@ -315,6 +314,7 @@ func (q *Queue) prune() {
 			return
 		case <-time.After(pause):
 		}
+		q.forgetUndeliverable()
 		ch := &change{prune: q.now().Add(-q.policy.Load().History)}
 		err := q.committer.await(&request{changes: []*change{ch}, keep: true, optional: true})
 		if err != nil && !errors.Is(err, errNoRoom) {

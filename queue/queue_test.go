@@ -227,7 +227,7 @@ func TestQueue_QuietFailures(t *testing.T) {
 			if n := r.transport.callCount(); n != 2 {
 				t.Errorf("%d attempts, want one for the message and one for its report", n)
 			}
-			if !strings.Contains(r.log.String(), "level=ERROR msg=\"a report could not be delivered") {
+			if !strings.Contains(r.log.String(), "level=ERROR msg=\"undeliverable report") {
 				t.Errorf("the undeliverable report is not loud:\n%s", r.log)
 			}
 		})

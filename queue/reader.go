@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -54,6 +55,18 @@ func (r *Reader) Show(id string) (Detail, error) { return show(r.read, id, time.
 // Body is Queue.Body.
 func (r *Reader) Body(id string) (io.ReadCloser, error) { return openBody(r.read, r.spool, id) }
 
+// Undeliverable is Queue.Undeliverable.
+func (r *Reader) Undeliverable() ([]string, error) {
+	var ids []ID
+	_, err := r.store.slots(func(sl slot) {
+		if sl.Due == undeliverableDue {
+			ids = append(ids, sl.ID)
+		}
+	})
+	slices.Sort(ids)
+	return names(ids), err
+}
+
 // Counts is Queue.Counts. Nothing is being delivered, so what is due counts as active: it will be at the next start.
 func (r *Reader) Counts() (Counts, error) {
 	var c Counts
@@ -61,6 +74,9 @@ func (r *Reader) Counts() (Counts, error) {
 	_, err := r.store.slots(func(sl slot) {
 		c.Bytes += sl.Size
 		switch {
+		case sl.Due == undeliverableDue:
+			c.Held++
+			c.Unreported++
 		case sl.Due == heldDue:
 			c.Held++
 		case sl.Due <= now.UnixNano():

@@ -28,13 +28,17 @@ type record struct {
 	Spooled    bool              `json:"spooled,omitempty"`
 	Held       bool              `json:"held,omitempty"`
 	// Report is set on the reports that the relay wrote itself: no report is ever made about one (RFC 3461 section 6.1).
-	Report     bool             `json:"report,omitempty"`
-	Attempts   int              `json:"attempts,omitempty"`
-	Panics     int              `json:"panics,omitempty"` // attempts that a fault in the relay ended
-	Recipients []recipientState `json:"recipients"`       // beside Envelope.Recipients, in order
-	Smarthost  string           `json:"smarthost,omitempty"`
-	LastError  string           `json:"last_error,omitempty"`
-	Events     []Event          `json:"events,omitempty"`
+	Report bool `json:"report,omitempty"`
+	// Plain is set on a report without quotation, which went out in place of one that had failed.
+	Plain bool `json:"plain,omitempty"`
+	// Undeliverable is set on a report that nobody got and nobody was told of. It is held for an operator.
+	Undeliverable bool             `json:"undeliverable,omitempty"`
+	Attempts      int              `json:"attempts,omitempty"`
+	Panics        int              `json:"panics,omitempty"` // attempts that a fault in the relay ended
+	Recipients    []recipientState `json:"recipients"`       // beside Envelope.Recipients, in order
+	Smarthost     string           `json:"smarthost,omitempty"`
+	LastError     string           `json:"last_error,omitempty"`
+	Events        []Event          `json:"events,omitempty"`
 	// From is the id that the message was received under, when an import gave it another one.
 	From ID `json:"from,omitempty"`
 	// Gone is set in the line of history that stays when the message is no longer queued.
@@ -188,7 +192,7 @@ func decodeRecord(id ID, v []byte) (*record, error) {
 // index has one for each message, so that a start reads the index alone.
 type slot struct {
 	ID   ID
-	Due  int64 // nanoseconds since the epoch; heldDue for a message that is held
+	Due  int64 // nanoseconds since the epoch; heldDue or undeliverableDue for a message that is held
 	Size int64
 	// Routes are the routes that its waiting recipients take, joined by routeSeparator, as a hint: the routes are decided
 	// anew at each attempt.
@@ -207,6 +211,9 @@ func (r *record) slot(routes string) slot {
 	if r.Held {
 		sl.Due = heldDue
 	}
+	if r.Undeliverable {
+		sl.Due = undeliverableDue
+	}
 	return sl
 }
 
@@ -220,9 +227,11 @@ func (s slot) routes() []string { return strings.Split(s.Routes, routeSeparator)
 func (s slot) several() bool { return strings.Contains(s.Routes, routeSeparator) }
 
 const (
-	heldDue    = math.MaxInt64
-	slotKey    = 8 + 8
-	slotHeader = 8
+	heldDue = math.MaxInt64
+	// undeliverableDue is that of a message that is held because it is undeliverable: its line alone tells, at a start.
+	undeliverableDue = heldDue - 1
+	slotKey          = 8 + 8
+	slotHeader       = 8
 	// slotMark begins the part of a line behind the routes: the source in four hexadecimal digits, and the recipients in as
 	// many as they need. To an earlier version it is the name of one more route, the last, that nobody has: a hint that leads
 	// nowhere, and that it replaces when it looks at the message. So this needs no new format.

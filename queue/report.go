@@ -3,13 +3,16 @@ package queue
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
+	"unicode/utf8"
 
 	"relayd/internal/dsn"
 	"relayd/internal/envelope"
 )
 
-// reportContent is the most of a message that its report carries, in octets; of a larger one it carries the header.
+// reportContent is the size of the largest message that a report carries whole, in octets.
 const reportContent = 50_000
 
 // notice is what somebody, mostly the sender of a message, is to be told about some of its recipients, in one report.
@@ -74,9 +77,7 @@ func (q *Queue) report(v *verdict, n notice, host string, from *content) *report
 	rep := q.newReport(n.to)
 	d := dsn.Report{
 		ID: rep.record.ID.String(), Reporter: q.hostname(), To: n.to, Now: now, Action: n.action,
-		Arrival: r.ReceivedAt, MessageID: r.ID.String(), EnvID: r.Envelope.EnvID, Original: original,
-		// A report of success carries the header only (RFC 3461 section 6.2).
-		HeaderOnly: n.action != dsn.Failed || r.Envelope.Ret == "HDRS" || r.Size > reportContent || original == nil,
+		Arrival: r.ReceivedAt, MessageID: r.ID.String(), EnvID: r.Envelope.EnvID, Original: original, Quote: v.quote(n),
 	}
 	for _, i := range n.recipients {
 		switch state := &r.Recipients[i]; n.action {
@@ -101,6 +102,21 @@ func (q *Queue) report(v *verdict, n notice, host string, from *content) *report
 	return rep
 }
 
+// quote returns how much of the message its report carries. It is the header, unless RET=FULL asks for more: a host that
+// refuses content refuses a report that quotes it. Success is always reported with the header only (RFC 3461 section 6.2).
+func (v *verdict) quote(n notice) dsn.Quote {
+	r := v.record
+	if n.action != dsn.Failed || r.Envelope.Ret != "FULL" || r.Size > reportContent {
+		return dsn.QuoteHeader
+	}
+	for _, i := range n.recipients {
+		if v.content[i] {
+			return dsn.QuoteHeader
+		}
+	}
+	return dsn.QuoteAll
+}
+
 func (v *verdict) tell(i int) {
 	if v.told == nil {
 		v.told = make(map[int]bool)
@@ -110,15 +126,54 @@ func (v *verdict) tell(i int) {
 
 // reports composes the reports that notices ask for. from is the message's content, or nil when it cannot be read.
 func (q *Queue) reports(v *verdict, notices []notice, host string, from *content) []*report {
-	if n, ok := v.toPostmaster(q.policy.Load().Postmaster); ok {
-		notices = append(notices, n)
-	}
 	var out []*report
 	for _, n := range notices {
 		out = append(out, q.report(v, n, host, from))
 	}
+	if rep := q.retell(v, from); rep != nil {
+		out = append(out, rep)
+	}
 	return out
 }
+
+// retell composes what goes out in place of a report that has failed; nil when that was no report, or nobody is left to
+// tell. One that was refused for its content goes once more without a word that is not the relay's own; then it is the
+// postmaster's turn.
+func (q *Queue) retell(v *verdict, from *content) *report {
+	r := v.record
+	if !r.Report || len(v.failed) == 0 {
+		return nil
+	}
+	first, postmaster := v.failed[0], q.policy.Load().Postmaster
+	sender := r.Envelope.Recipients[first].Path
+	to := sender
+	if r.Plain || !v.content[first] {
+		if postmaster.IsNull() || postmaster == sender {
+			return nil
+		}
+		to = postmaster
+	}
+	var refused []byte
+	if from != nil {
+		var err error
+		if refused, err = from.start(maxRetold); err != nil {
+			q.log.Warn("a report that failed cannot be read to be told again", "queue_id", r.ID.String(), "error", err)
+			refused = nil
+		}
+	}
+	rep := q.newReport(to)
+	rep.record.Plain = true
+	body := dsn.Retell(refused, dsn.Retelling{ID: rep.record.ID.String(), Reporter: q.hostname(), To: to, Now: rep.record.ReceivedAt,
+		Refused: r.ID.String(), Sender: sender, Reply: v.replies[first]})
+	rep.seal(body, "in place of the report "+r.ID.String())
+	v.tell(first)
+	r.note(Event{At: rep.record.ReceivedAt, What: "reported", Recipients: []string{string(to)},
+		Words: "without quotation, in message " + rep.record.ID.String()})
+	return rep
+}
+
+// maxRetold bounds how much of a report is read to tell it again, in octets.
+const maxRetold = 16 << 20
 
 // report is a message that the relay writes itself, and its content.
 type report struct {
@@ -141,12 +196,24 @@ func reportEnvelope(to envelope.Path) envelope.Envelope {
 		ReversePath: envelope.Null,
 		Recipients:  []envelope.Recipient{{Path: to, Notify: envelope.NotifyNever}},
 		UTF8:        to.NeedsUTF8(),
-		Body:        "8BITMIME",
+		Body:        "7BIT",
 	}
+}
+
+func ascii(b []byte) bool {
+	for _, c := range b {
+		if c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 func (rep *report) seal(body []byte, what string) {
 	rep.body = body
+	if !ascii(body) {
+		rep.record.Envelope.Body = "8BITMIME"
+	}
 	rep.record.Size, rep.record.Sum = int64(len(body)), checksum(body)
 	rep.slot.Size = rep.record.Size
 	rep.record.Events = []Event{{At: rep.record.ReceivedAt, What: "received", Words: what}}
@@ -156,14 +223,43 @@ func (rep *report) change() *change {
 	return &change{id: rep.record.ID, put: rep.record, body: rep.body, newSlot: rep.slot, hasNew: true}
 }
 
-// toPostmaster returns what the operator is to be told about a report that could not be delivered. It is nothing when
-// no postmaster is set, or when it was meant for him already.
-func (v *verdict) toPostmaster(to envelope.Path) (notice, bool) {
+// keepUndeliverable has a report that nobody got, and that nobody is told of, wait for an operator.
+func (v *verdict) keepUndeliverable(now time.Time) {
 	r := v.record
-	if !r.Report || len(v.failed) == 0 || to.IsNull() || r.Envelope.Recipients[0].Path == to {
-		return notice{}, false
+	if !r.Report {
+		return
 	}
-	return notice{to: to, action: dsn.Failed, recipients: v.failed}, true
+	for _, i := range v.failed {
+		if v.told[i] {
+			continue
+		}
+		if !r.Undeliverable {
+			r.Held, r.Undeliverable = true, true
+			r.note(Event{At: now, What: "held", Words: "undeliverable: nobody was told"})
+		}
+		r.Recipients[i].Status, r.Recipients[i].Next = StatusWaiting, now
+	}
+}
+
+// maxUndeliverable bounds the undeliverable reports that are kept: a device with a wrong sender can make any number.
+const maxUndeliverable = 1000
+
+// actionForget is what the queue itself does to the oldest undeliverable reports when there are too many.
+const actionForget Action = "forget"
+
+func (q *Queue) forgetUndeliverable() {
+	var ids []ID
+	q.scheduler.do(func() { ids = slices.Sorted(maps.Keys(q.scheduler.undeliverable)) })
+	for len(ids) > maxUndeliverable {
+		batch := ids[:min(applyBatch, len(ids)-maxUndeliverable)]
+		ids = ids[len(batch):]
+		if err := q.request(actionForget, batch); err != nil {
+			q.log.Warn("cannot remove the oldest undeliverable reports; trying again later", "error", err)
+			return
+		}
+		q.log.Error("too many undeliverable reports: the oldest were removed; queue show has their history",
+			"removed", len(batch), "first", batch[0].String(), "kept", maxUndeliverable)
+	}
 }
 
 // takeOver makes committed reports known to the scheduler.

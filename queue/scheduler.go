@@ -34,7 +34,9 @@ type scheduler struct {
 	waiting dueHeap
 	lanes   map[string]*lane
 	held    int
-	busy    int
+	// undeliverable are the reports among them that nobody got.
+	undeliverable map[ID]bool
+	busy          int
 	// newlyHeld is set when the pace holds a lane that it did not hold before.
 	newlyHeld bool
 
@@ -54,7 +56,7 @@ func newScheduler(q *Queue) *scheduler {
 		waits:       q.logWaiting,
 		slows:       q.logPaced,
 		total:       &q.total, bytes: &q.bytes,
-		items: make(map[ID]*item), lanes: make(map[string]*lane),
+		items: make(map[ID]*item), lanes: make(map[string]*lane), undeliverable: make(map[ID]bool),
 	}
 }
 
@@ -248,9 +250,12 @@ func (s *scheduler) tellWaiting(it *item, now time.Duration) {
 
 // place puts an item that nobody has where its slot says.
 func (s *scheduler) place(it *item) {
-	if it.slot.Due == heldDue {
+	if it.slot.Due >= undeliverableDue {
 		it.state = itemHeld
 		s.held++
+		if it.slot.Due == undeliverableDue {
+			s.undeliverable[it.slot.ID] = true
+		}
 		return
 	}
 	now := s.clock()
@@ -275,6 +280,7 @@ func (s *scheduler) claim(it *item) bool {
 		it.lane.remove(it)
 	case itemHeld:
 		s.held--
+		delete(s.undeliverable, it.slot.ID)
 	}
 	it.state, it.lane = itemBusy, nil
 	if it.rare != nil && it.rare.all != "" {

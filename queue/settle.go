@@ -33,6 +33,7 @@ type verdict struct {
 	// local are those whose reply is the relay's own; doubtful says that the last attempt may have delivered.
 	local    map[int]bool
 	doubtful bool
+	content  map[int]bool // of failed, those for whom the message itself was refused
 	told     map[int]bool // of failed, those of whom somebody is told
 }
 
@@ -40,7 +41,7 @@ type verdict struct {
 // results. It is pure but for the jitter of the retry time.
 func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Time) verdict {
 	v := verdict{record: r.clone(), replies: make(map[int]envelope.Reply), words: make(map[int]string),
-		expired: make(map[int]bool), local: make(map[int]bool), doubtful: a.PossibleDuplicate}
+		expired: make(map[int]bool), local: make(map[int]bool), content: make(map[int]bool), doubtful: a.PossibleDuplicate}
 	v.record.Attempts++
 	v.record.Smarthost = a.Host
 	jitter := rand.Float64() // one for all: those that were deferred together are tried together
@@ -56,6 +57,7 @@ func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Tim
 		case v.giveUp(n, res.Failure, a.PossibleDuplicate, p):
 			state.Status = StatusFailed
 			v.failed, v.replies[n], v.local[n] = append(v.failed, n), res.Failure.Reply, res.Failure.Local
+			v.content[n] = res.Failure.Scope == envelope.ScopeMessage
 		default:
 			pause := min(backoff(state.Attempts, p.RetryMin, p.RetryMax, jitter), max(p.RetryMin, p.MaxAge-state.Waited))
 			state.Next = now.Add(pause)

@@ -33,6 +33,8 @@ const (
 	StateActive   = "active"   // being delivered, or next in line
 	StateDeferred = "deferred" // waits for its next attempt, or for its smarthost to be back
 	StateHeld     = "held"     // waits for an operator
+	// StateUndeliverable is that of a report that nobody got. It is held, too.
+	StateUndeliverable = "undeliverable"
 )
 
 // WaitsForPace: a deferred message waits for its turn in the pace of its route, whose next slot is at NextAttempt. It is
@@ -98,7 +100,7 @@ type Counts struct {
 	Quarantined int       `json:"quarantined"`
 	Bytes       int64     `json:"bytes"`           // of content
 	Oldest      time.Time `json:"oldest,omitzero"` // when the oldest message was received
-	// Unreported counts the reports that could not be delivered, to nobody's notice but the log's, since the start.
+	// Unreported counts the reports, among those held, that nobody got and nobody was told of.
 	Unreported int64 `json:"unreported"`
 }
 

@@ -178,7 +178,7 @@ func countHeld(ctx context.Context, c *control.Client, ids []string) int {
 		}
 	}
 	for _, id := range ids {
-		if d, err := c.Show(ctx, id); err == nil && d.State == queue.StateHeld && !d.Gone {
+		if d, err := c.Show(ctx, id); err == nil && (d.State == queue.StateHeld || d.State == queue.StateUndeliverable) && !d.Gone {
 			held++
 		}
 	}

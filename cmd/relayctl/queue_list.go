@@ -26,7 +26,8 @@ func (a *app) queueListCommand() *cobra.Command {
   SIZE        of the content
   SENDER      the reverse-path; <> for a report, which has none
   RECIPIENTS  one that still waits, and how many more there are
-  STATE       active, deferred or held; paced is deferred by nothing but the pace
+  STATE       active, deferred or held; paced is deferred by nothing but the pace;
+              undeliverable is a report that nobody got, held for you to read
   NEXT        when it is tried again; "now" when it only waits for its turn; of paced
               mail when the next message may go, which may be another one
   ATTEMPTS    tries so far; those on which no smarthost could be used do not count
@@ -37,7 +38,7 @@ file or pipe nothing is cut but the last error, at 80 columns.
 
 With --json it is an array of objects with id, state, reverse_path, recipients
 (address, status, attempts, last_reply), size in octets, received_at, next_attempt
-(left out while held), attempts, last_error, smarthost, and waits_for ("pace") where it
+(left out while held or undeliverable), attempts, last_error, smarthost, and waits_for ("pace") where it
 is deferred by the pace; times are RFC 3339. An empty queue is [].`,
 		Example: `  relayctl queue list
   relayctl queue list --json | jq -r '.[] | select(.state == "held") | .id'`,
@@ -189,7 +190,7 @@ func stateWord(e queue.Entry) string {
 // next says when a message is tried again.
 func next(e queue.Entry, now time.Time) string {
 	switch {
-	case e.State == queue.StateHeld, e.NextAttempt.IsZero() && e.State != queue.StateActive:
+	case e.State == queue.StateHeld, e.State == queue.StateUndeliverable, e.NextAttempt.IsZero() && e.State != queue.StateActive:
 		return "-"
 	case !e.NextAttempt.After(now):
 		return "now"

@@ -136,6 +136,8 @@ func stateWords(d queue.Detail, now time.Time) string {
 		return "has left the queue"
 	case d.State == queue.StateHeld:
 		return "held, until \"relayctl queue release\""
+	case d.State == queue.StateUndeliverable:
+		return "undeliverable: nobody got this report; \"relayctl queue release\" tries again, \"delete\" removes it"
 	case d.WaitsFor == queue.WaitsForPace:
 		return fmt.Sprintf("paced: waits for its turn; the next message of its account may go %s (%s)",
 			when(d.NextAttempt, now), stamp(d.NextAttempt))

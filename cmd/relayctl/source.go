@@ -133,9 +133,10 @@ func (s *store) Body(_ context.Context, id string) (io.ReadCloser, error) { retu
 
 func (s *store) Status(context.Context) (control.Status, error) {
 	counts, err := s.r.Counts()
-	st := control.Status{Queue: counts}
+	undeliverable, listErr := s.r.Undeliverable()
+	st := control.Status{Queue: counts, Undeliverable: undeliverable}
 	st.Judge(time.Now())
-	return st, err
+	return st, errors.Join(err, listErr)
 }
 
 func (s *store) Export(_ context.Context, dir string, ids []string) (int, error) {

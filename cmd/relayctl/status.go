@@ -35,7 +35,8 @@ is lost or sent back because of a host's state; it waits.
 
 With --check the exit code is 1 when something is wrong: a login refused, TLS failing,
 no usable host left in a route, an OAuth2 grant that has ended or a client secret that
-ends within 30 days, no daemon, intake stopped, or damaged messages. A host
+ends within 30 days, no daemon, intake stopped, damaged messages, or undeliverable
+reports, which you release or delete once you have read them. A host
 that is down while another of its route works is not wrong; that is what it is for.`,
 		Example: `  relayctl status
   relayctl status --check > /dev/null || echo "look at the mail relay"

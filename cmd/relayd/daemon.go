@@ -73,12 +73,13 @@ func start(path string, out *lines) (d *daemon, err error) {
 	d.queue.Start()
 	d.api = control.NewServer(control.Options{
 		Queue: d.queue, Log: d.log, Version: buildVersion(), Started: time.Now(),
-		Smarthost: d.routeStatus,
-		Probe:     d.probe,
-		Paused:    d.queue.Troubles,
-		Traffic:   d.queue.Traffic,
-		OAuth:     d.tokens.status,
-		Hostname:  func() string { return d.config.Load().Hostname },
+		Smarthost:     d.routeStatus,
+		Probe:         d.probe,
+		Paused:        d.queue.Troubles,
+		Undeliverable: d.queue.Undeliverable,
+		Traffic:       d.queue.Traffic,
+		OAuth:         d.tokens.status,
+		Hostname:      func() string { return d.config.Load().Hostname },
 	})
 	d.shown = metrics.New(metrics.Options{Status: d.api.Status, Log: d.log})
 	if d.relay, err = relay.New(d.relayOptions(cfg)); err == nil {

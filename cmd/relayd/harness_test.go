@@ -90,6 +90,15 @@ func (s *site) write(name, text string, mode os.FileMode) {
 	}
 }
 
+func (s *site) read(name string) string {
+	s.t.Helper()
+	text, err := os.ReadFile(filepath.Join(s.dir, name))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(text)
+}
+
 // configure writes a configuration with a listener on a free port and short retries before what smarthosts says.
 func (s *site) configure(smarthosts string) {
 	s.t.Helper()
@@ -368,6 +377,21 @@ func (s *site) show(id string) queue.Detail {
 		s.t.Fatal(err)
 	}
 	return d
+}
+
+// ask does what an operator asks of messages.
+func (s *site) ask(action queue.Action, ids ...string) control.Result {
+	s.t.Helper()
+	c, err := control.Dial(context.Background(), filepath.Join(s.dir, "data", "control.sock"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer c.Close()
+	res, err := c.Apply(context.Background(), action, ids)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return res
 }
 
 // until polls cond.

@@ -15,6 +15,8 @@ import (
 type loose struct {
 	listener net.Listener
 	offers   string // the extensions, beside those of every loose one
+	// refuses, when set, returns the refusal of a command or, where that is "", of a body; or "".
+	refuses  func(command, body string) string
 	mu       sync.Mutex
 	commands []string
 	bodies   []string // as on the wire, with their ends
@@ -55,6 +57,12 @@ func (l *loose) serve(c net.Conn) {
 		l.mu.Lock()
 		l.commands = append(l.commands, line)
 		l.mu.Unlock()
+		if l.refuses != nil {
+			if refusal := l.refuses(line, ""); refusal != "" {
+				io.WriteString(c, refusal+"\r\n")
+				continue
+			}
+		}
 		switch verb := strings.ToUpper(strings.TrimSpace(line[:min(4, len(line))])); verb {
 		case "EHLO":
 			io.WriteString(c, "250-loose\r\n"+l.offers+"250-DSN\r\n250 SIZE\r\n")
@@ -68,10 +76,7 @@ func (l *loose) serve(c net.Conn) {
 				}
 				body += string([]byte{b})
 			}
-			l.mu.Lock()
-			l.bodies = append(l.bodies, body)
-			l.mu.Unlock()
-			io.WriteString(c, "250 taken\r\n")
+			io.WriteString(c, l.take(body)+"\r\n")
 		case "QUIT":
 			io.WriteString(c, "221 bye\r\n")
 			return
@@ -79,6 +84,19 @@ func (l *loose) serve(c net.Conn) {
 			io.WriteString(c, "250 ok\r\n")
 		}
 	}
+}
+
+// take keeps a body unless it is refused, and returns the reply.
+func (l *loose) take(body string) string {
+	if l.refuses != nil {
+		if refusal := l.refuses("", body); refusal != "" {
+			return refusal
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.bodies = append(l.bodies, body)
+	return "250 taken"
 }
 
 func (l *loose) took() int {

@@ -77,6 +77,9 @@ func (s *Server) Status() Status {
 	if s.opt.OAuth != nil {
 		st.OAuth = s.opt.OAuth()
 	}
+	if s.opt.Undeliverable != nil {
+		st.Undeliverable = s.opt.Undeliverable()
+	}
 	if s.opt.Traffic != nil {
 		traffic := s.opt.Traffic()
 		st.Traffic = &traffic

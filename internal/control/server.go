@@ -32,6 +32,8 @@ type Queue interface {
 type Options struct {
 	Queue     Queue
 	Smarthost func() []smarthost.RouteStatus
+	// Undeliverable lists the reports that nobody got.
+	Undeliverable func() []string
 	// Traffic tells what has gone through the queue since the start.
 	Traffic func() queue.Traffic
 	// Probe makes the daemon forget the pauses of hosts that it leaves alone; it is called when an operator asks for a

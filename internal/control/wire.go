@@ -42,6 +42,8 @@ type Status struct {
 	Hostname string       `json:"hostname,omitempty"`
 	Started  time.Time    `json:"started,omitzero"`
 	Queue    queue.Counts `json:"queue"`
+	// Undeliverable are the ids of the reports that Queue.Unreported counts, oldest first.
+	Undeliverable []string `json:"undeliverable,omitempty"`
 	// OldestAge is the age of the oldest message in seconds; 0 when the queue is empty.
 	OldestAge int64 `json:"oldest_age_seconds"`
 	// Traffic is what has gone through since the start; nil when no daemon answered.
@@ -110,9 +112,18 @@ func (s *Status) Judge(now time.Time) {
 			"the log of relayd names them", n))
 	}
 	if n := s.Queue.Unreported; n > 0 {
-		s.Problems = append(s.Problems, fmt.Sprintf("reports of failure that could not be delivered, since the start: %d; the log of "+
-			"relayd names them, and postmaster in the configuration would get them", n))
+		s.Problems = append(s.Problems, fmt.Sprintf("undeliverable reports: %d. Nobody was told that mail has failed. Read them with "+
+			"relayctl queue show, then release or delete them: %s. Set postmaster to get such reports", n, firstIDs(s.Undeliverable)))
 	}
+}
+
+// firstIDs joins the first of ids.
+func firstIDs(ids []string) string {
+	const most = 10
+	if len(ids) <= most {
+		return strings.Join(ids, " ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(ids[:most], " "), len(ids)-most)
 }
 
 // oauthProblems says which accounts have no token to log in with, and which secrets end. What a host's trouble has told

@@ -3,8 +3,12 @@
 // same octets.
 //
 // A notification is a multipart/report (RFC 6522) of three parts: words for a person, message/delivery-status for
-// programs, and the original message or its header. Foreign text, such as a peer's reply, is reduced to printable
+// programs, and the original's header, or the whole original. Foreign text, such as a peer's reply, is reduced to printable
 // characters before it is put anywhere, so that it can add neither a header nor a line.
+//
+// A host that refused a message may refuse the report that quotes it. So a report is 7-bit, with short lines: what is not,
+// of the words and of the original's header, is quoted-printable. Only [QuoteAll] may make it 8-bit. [Retell] writes
+// a report that was refused once more, without a word of the original or of a host.
 package dsn
 
 import (
@@ -44,9 +48,9 @@ type Report struct {
 	EnvID     string    // as in the MAIL command, xtext-encoded, or ""
 	// Recipients that it reports, at least one.
 	Recipients []Recipient
-	// Original is the message's content, or its start; HeaderOnly makes the notification carry only its header.
-	Original   []byte
-	HeaderOnly bool
+	// Original is the message's content, or its start. Quote is how much of it the notification carries.
+	Original []byte
+	Quote    Quote
 }
 
 // Recipient is one recipient's part of a Report.
@@ -67,65 +71,58 @@ type Recipient struct {
 // answered reports whether Words are what the host said.
 func (rc Recipient) answered() bool { return rc.Host != "" && !rc.Expired && !rc.Local && !rc.Doubtful }
 
-// Compose returns the notification as message content with CRLF line ends. Its header and its delivery-status are ASCII
-// whatever the recipients are, except for a To that can only travel with SMTPUTF8 anyway; the words for a person and the
-// original may be 8-bit, which is then declared.
+// Compose returns the notification as message content with CRLF line ends. It is ASCII whatever the recipients are, except
+// for a To that can only travel with SMTPUTF8 anyway, and for an original of which [QuoteAll] carries the whole.
 func Compose(r Report) []byte {
-	original := r.Original
-	if r.HeaderOnly {
-		original = header(original)
-	}
 	var words, status bytes.Buffer
 	writeWords(&words, r)
 	writeStatus(&status, r)
+	quoted := quote(r.Original, r.Quote)
+	n := notification{id: r.ID, reporter: r.Reporter, to: r.To, now: r.Now, subject: subject(r), boundary: "=_" + r.ID + "_" + r.MessageID}
+	return n.write(textPart("text/plain; charset=utf-8", words.Bytes()), statusPart(status.Bytes()), quoted)
+}
 
+// notification is the frame of a report.
+type notification struct {
+	id, reporter string
+	to           envelope.Path
+	now          time.Time
+	subject      string
+	boundary     string
+}
+
+func (n notification) write(parts ...part) []byte {
 	var b bytes.Buffer
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\r\n", args...) }
-	boundary := "=_" + r.ID + "_" + r.MessageID
-	encoding := func(parts ...[]byte) {
-		for _, p := range parts {
-			if !ascii(p) {
-				line("Content-Transfer-Encoding: 8bit")
-				return
-			}
-		}
-	}
-	line("From: \"Mail delivery at %s\" <postmaster@%s>", r.Reporter, r.Reporter)
-	line("To: %s", r.To)
-	line("Date: %s", r.Now.Format(time.RFC1123Z))
-	line("Message-ID: <%s@%s>", r.ID, r.Reporter)
-	folded(&b, "Subject: "+mime.QEncoding.Encode("utf-8", subject(r)))
+	line("From: \"Mail delivery at %s\" <postmaster@%s>", n.reporter, n.reporter)
+	line("To: %s", n.to)
+	line("Date: %s", n.now.Format(time.RFC1123Z))
+	line("Message-ID: <%s@%s>", n.id, n.reporter)
+	folded(&b, "Subject: "+mime.QEncoding.Encode("utf-8", n.subject))
 	line("Auto-Submitted: auto-replied")
 	line("MIME-Version: 1.0")
 	line("Content-Type: multipart/report; report-type=delivery-status;")
-	line("\tboundary=%q", boundary)
-	encoding(words.Bytes(), original)
+	line("\tboundary=%q", n.boundary)
+	for _, p := range parts {
+		if p.encoding == "8bit" {
+			line("Content-Transfer-Encoding: 8bit")
+			break
+		}
+	}
 	line("")
 	line("This is a delivery status notification in MIME format.")
-	line("")
-	line("--%s", boundary)
-	line("Content-Type: text/plain; charset=utf-8")
-	encoding(words.Bytes())
-	line("")
-	b.Write(words.Bytes())
-	line("")
-	line("--%s", boundary)
-	line("Content-Type: message/delivery-status")
-	line("")
-	b.Write(status.Bytes())
-	line("--%s", boundary)
-	if r.HeaderOnly {
-		line("Content-Type: text/rfc822-headers")
-	} else {
-		line("Content-Type: message/rfc822")
-	}
-	encoding(original)
-	line("")
-	b.Write(original)
-	if !bytes.HasSuffix(original, []byte("\r\n")) {
+	for _, p := range parts {
 		line("")
+		line("--%s", n.boundary)
+		line("Content-Type: %s", p.kind)
+		if p.encoding != "" {
+			line("Content-Transfer-Encoding: %s", p.encoding)
+		}
+		line("")
+		b.Write(p.content)
 	}
-	line("--%s--", boundary)
+	line("")
+	line("--%s--", n.boundary)
 	return b.Bytes()
 }
 

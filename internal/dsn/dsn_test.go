@@ -3,9 +3,11 @@ package dsn
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"mime"
 	"mime/multipart"
+	"mime/quotedprintable"
 	"net/mail"
 	"net/textproto"
 	"slices"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"relayd/internal/envelope"
+	"relayd/internal/smuggling"
 )
 
 func testReport() Report {
@@ -26,6 +29,7 @@ func testReport() Report {
 			Reply:     envelope.Reply{Code: 550, Enhanced: envelope.EnhancedCode{5, 1, 1}, Text: "No such user here\nreally"},
 			Words:     "550 5.1.1 No such user here really",
 		}},
+		Quote:    QuoteAll,
 		Original: []byte("Subject: hello\r\nFrom: sender@lan.example\r\n\r\nbody\r\n"),
 	}
 }
@@ -102,11 +106,22 @@ func TestCompose_IsAReportThatProgramsRead(t *testing.T) {
 	}
 }
 
+// decoded returns the text of a part as a reader sees it.
+func decoded(t *testing.T, part string) string {
+	t.Helper()
+	_, text, _ := strings.Cut(part, "\r\n\r\n")
+	b, err := io.ReadAll(quotedprintable.NewReader(strings.NewReader(text)))
+	if err != nil {
+		t.Fatalf("%v in\n%q", err, part)
+	}
+	return string(b)
+}
+
 func TestCompose_HeaderOnly(t *testing.T) {
 	r := testReport()
-	r.HeaderOnly = true
+	r.Quote = QuoteHeader
 	_, parts := parse(t, Compose(r))
-	if parts[2] != "text/rfc822-headers\r\n\r\nSubject: hello\r\nFrom: sender@lan.example" {
+	if parts[2] != "text/rfc822-headers\r\n\r\nSubject: hello\r\nFrom: sender@lan.example\r\n" {
 		t.Errorf("third part: %q", parts[2])
 	}
 }
@@ -177,19 +192,18 @@ func TestCompose_WordsForAPerson(t *testing.T) {
 	}
 }
 
-// What programs read is ASCII, also where addresses and words are not; 8-bit parts say so.
+// A report is ASCII, also where addresses and words are not.
 func TestCompose_NonASCII(t *testing.T) {
 	r := testReport()
 	r.Recipients[0].Path, r.Recipients[0].Host = "jörg@müller.example", "192.0.2.1:587"
 	r.Recipients[0].Reply.Text, r.Recipients[0].Words = "Empfänger unbekannt", "550 Empfänger unbekannt"
 	content := Compose(r)
 	h, parts := parse(t, content)
-	head, _, _ := bytes.Cut(content, []byte("\r\n\r\n"))
-	if !ascii(head) || !ascii([]byte(parts[1])) {
-		t.Errorf("raw 8-bit where it may not be:\n%s\n%s", head, parts[1])
+	if !ascii(content) || h.Get("Content-Transfer-Encoding") != "" {
+		t.Errorf("raw 8-bit where it may not be:\n%s", content)
 	}
-	if h.Get("Content-Transfer-Encoding") != "8bit" {
-		t.Error("an 8-bit part is not declared at the top")
+	if words := decoded(t, parts[0]); !strings.Contains(words, "jörg@müller.example") || !strings.Contains(words, "Empfänger unbekannt") {
+		t.Errorf("the words for a person:\n%s", words)
 	}
 	for _, want := range []string{`Final-Recipient: utf-8; j\x{F6}rg@m\x{FC}ller.example`, "Remote-MTA: dns; [192.0.2.1]"} {
 		if !strings.Contains(parts[1], want) {
@@ -245,13 +259,30 @@ func checkReport(t *testing.T, r Report, content []byte) {
 	}
 	status, _, _ = strings.Cut(status, "\r\n--=_")
 	known = []string{"Original-Envelope-Id:", "Reporting-MTA:", "X-Queue-ID:", "Arrival-Date:", "Original-Recipient:", "Final-Recipient:",
-		"Action:", "Status:", "Remote-MTA:", "Diagnostic-Code:", "Will-Retry-Until:"}
+		"Action:", "Status:", "Remote-MTA:", "Diagnostic-Code:", "Will-Retry-Until:", "X-Refused-Report:"}
 	groups := strings.Split(strings.TrimSuffix(status, "\r\n"), "\r\n\r\n")
 	if len(groups) != 1+len(r.Recipients) {
 		t.Errorf("%d groups of fields for %d recipients in\n%q", len(groups), len(r.Recipients), status)
 	}
 	for _, g := range groups {
 		checkFields(t, g, known)
+	}
+}
+
+// checkSafe fails the test unless every host can take a report: with an original that is quoted whole, every host with
+// 8BITMIME, and with a To that needs it every host with SMTPUTF8.
+func checkSafe(t *testing.T, r Report, content []byte) {
+	t.Helper()
+	whole := r.Quote == QuoteAll && bytes.Contains(content, []byte("\r\nContent-Type: message/rfc822\r\n"))
+	if !whole && !r.To.NeedsUTF8() && !ascii(content) {
+		t.Errorf("8-bit octets are in\n%q", content)
+	}
+	if !hasSafeLines(content) {
+		t.Errorf("a NUL, a bare line end or a long line is in\n%q", content)
+	}
+	var g smuggling.Guard
+	if err := errors.Join(g.Scan(content), g.End()); err != nil {
+		t.Errorf("%v\n%q", err, content)
 	}
 }
 
@@ -294,15 +325,27 @@ func FuzzCompose(f *testing.F) {
 	f.Add("a@b.test", "550 5.1.1 no\r\nX: y", "rfc822;a+0D+0Ab", "env+0Aid", "host:25", []byte("Subject: x\r\n\r\nbody"), false)
 	f.Add("\"a b\"@é.test", strings.Repeat("x", 3000), ";+", "+", "[::1]:25", []byte("no header"), true)
 	f.Add("a@b.test", "\u2028\u0085\xff", "", "", "", []byte("\r\n.\r\n--=_0REPORT_0MESSAGE--\r\n"), true)
-	f.Fuzz(func(t *testing.T, to, text, orcpt, envid, host string, original []byte, headerOnly bool) {
+	f.Fuzz(func(t *testing.T, to, text, orcpt, envid, host string, original []byte, all bool) {
 		path, err := envelope.ParsePath(to)
 		if err != nil {
 			return
 		}
 		r := testReport()
-		r.To, r.EnvID, r.Original, r.HeaderOnly = path, envid, original, headerOnly
+		r.To, r.EnvID, r.Original, r.Quote = path, envid, original, QuoteHeader
+		if all {
+			r.Quote = QuoteAll
+		}
 		r.Recipients[0] = Recipient{Recipient: envelope.Recipient{Path: path, ORcpt: orcpt}, Host: host, Words: text,
 			Reply: envelope.Reply{Code: 550, Text: text}}
-		checkReport(t, r, Compose(r))
+		content := Compose(r)
+		checkReport(t, r, content)
+		checkSafe(t, r, content)
+		again := Retelling{ID: "0AGAIN", Reporter: "relay.example", To: "pm@lan.example", Refused: "0REPORT", Sender: path}
+		short := Retell(content, again)
+		r.Original = nil
+		checkReport(t, r, short)
+		if !ascii(short) {
+			t.Errorf("8-bit octets are in\n%q", short)
+		}
 	})
 }

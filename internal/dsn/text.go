@@ -85,14 +85,6 @@ func folded(b *bytes.Buffer, field string) {
 	}
 }
 
-// header returns the header of content: all up to the empty line, or all whole lines of it.
-func header(content []byte) []byte {
-	if i := bytes.Index(content, []byte("\r\n\r\n")); i >= 0 {
-		return content[:i+2]
-	}
-	return content[:bytes.LastIndex(content, []byte("\n"))+1]
-}
-
 func ascii(b []byte) bool {
 	for _, c := range b {
 		if c >= utf8.RuneSelf {

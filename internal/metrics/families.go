@@ -51,7 +51,7 @@ func queueFamilies() []family {
 			func(st control.Status, p put) { p(float64(st.OldestAge)) }},
 		{gauge, "relayd_quarantined_messages", "Damaged messages that were set aside and are not delivered.", nil,
 			func(st control.Status, p put) { p(float64(st.Queue.Quarantined)) }},
-		{counter, "relayd_reports_undelivered_total", "Reports of failure that could not be delivered to anybody.", nil,
+		{gauge, "relayd_undeliverable_reports", "Reports of failure that nobody got, and that wait for an operator.", nil,
 			func(st control.Status, p put) { p(float64(st.Queue.Unreported)) }},
 	}
 }

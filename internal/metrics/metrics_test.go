@@ -82,7 +82,7 @@ func TestRender_ShowsTheStatus(t *testing.T) {
 		"relayd_problems":                    float64(len(fullStatus().Problems)),
 		"relayd_queue_messages state=active": 1, "relayd_queue_messages state=deferred": 2, "relayd_queue_messages state=held": 3,
 		"relayd_queue_bytes": 5e9, "relayd_queue_oldest_seconds": 42, "relayd_quarantined_messages": 4,
-		"relayd_reports_undelivered_total": 6, "relayd_received_total": 70,
+		"relayd_undeliverable_reports": 6, "relayd_received_total": 70,
 		"relayd_delivered_total route=isp": 60, "relayd_deferred_total route=isp": 9, "relayd_failed_total route=isp": 1,
 		"relayd_delivered_total route=gone": 7, "relayd_deferred_total route=gone": 0, "relayd_failed_total route=gone": 0,
 		`relayd_delivered_total route=büro"\`: 0, `relayd_deferred_total route=büro"\`: 0, `relayd_failed_total route=büro"\`: 0,
