@@ -29,7 +29,7 @@ func BenchmarkCommitter(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			c := newCommitter(dir, st, slog.New(slog.DiscardHandler), outcomePatience)
+			c := newCommitter(dir, st, slog.New(slog.DiscardHandler), outcomePatience, nil)
 			go c.run()
 			var ids idSource
 			b.SetBytes(int64(len(benchBody)))

@@ -83,6 +83,7 @@ func (s *store) rotate() {
 // checkpoint writes a frozen layer to the database. When there is no room for it, it stays frozen, and is tried again
 // later: the journal has it, and outcomes still fit there.
 func (s *store) checkpoint(l *layer, written chan<- struct{}) {
+	defer s.watch.begin("writing the queue's database")()
 	s.keepFreelist(s.db.Stats().FreePageN <= freelistSynced)
 	err := noRoom(s.update(func(tx *bolt.Tx) error {
 		if err := l.write(openBuckets(tx)); err != nil {

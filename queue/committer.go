@@ -43,6 +43,7 @@ type committer struct {
 	open func(dir string) (*store, error)
 	// patience is how long outcomes alone wait for an intake, to be committed with it.
 	patience time.Duration
+	watch    *watch // of calls to the disk
 
 	requests chan *request
 	failing  chan struct{} // the store has failed by itself
@@ -66,15 +67,16 @@ const (
 	reopenMax     = 5 * time.Second
 )
 
-func newCommitter(dir string, st *store, log *slog.Logger, patience time.Duration) *committer {
+func newCommitter(dir string, st *store, log *slog.Logger, patience time.Duration, w *watch) *committer {
 	c := &committer{
-		dir: dir, log: log, open: openStore, store: st, patience: patience,
+		dir: dir, log: log, open: openStore, store: st, patience: patience, watch: w,
 		requests: make(chan *request, batchRequests),
 		failing:  make(chan struct{}, 1),
 		quit:     make(chan struct{}),
 		last:     make(chan struct{}),
 		stopped:  make(chan struct{}),
 	}
+	st.watch = w
 	st.attend(c.fail)
 	return c
 }
@@ -157,7 +159,9 @@ func (c *committer) read(f func(*store) error) error {
 	if c.store == nil {
 		return errStore
 	}
+	end := c.watch.begin("reading the queue's database")
 	err := f(c.store)
+	end()
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) || errors.Is(err, errDatabase) {
 		c.store.fail(err)
 		c.fail()
@@ -333,6 +337,7 @@ func (c *committer) apply(changes []*change) error {
 	if c.store == nil {
 		return errStore
 	}
+	defer c.watch.begin("writing the queue's journal")()
 	return c.store.commit(changes)
 }
 
@@ -415,6 +420,7 @@ func (c *committer) wait(pause time.Duration, limit int) (kept []*request, ok bo
 func (c *committer) reopen(changes []*change) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.watch.begin("opening the queue's store again")()
 	if c.store != nil {
 		if err := c.store.abandon(); err != nil {
 			c.log.Warn("closing the failed store", "error", err)
@@ -426,6 +432,7 @@ func (c *committer) reopen(changes []*change) error {
 		return err
 	}
 	st.tell(c.log)
+	st.watch = c.watch
 	st.attend(c.fail)
 	for _, ch := range changes {
 		ch.again = true

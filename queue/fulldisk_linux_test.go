@@ -175,7 +175,7 @@ func TestFullDisk_TheReserveIsForDeliveries(t *testing.T) {
 		r.settle(nil)
 		accepted = append(accepted, r.fillQueue("more", 300_000)...)
 		r.settle(nil)
-		free, err := diskFree(dir)
+		free, _, err := diskFree(dir)
 		if err != nil || free < policy.MinFree*3/4 {
 			t.Errorf("%d octets are left of a reserve of %d, %v", free, policy.MinFree, err)
 		}
@@ -207,14 +207,14 @@ func TestFullDisk_LargeMessages(t *testing.T) {
 		}
 		n, err := io.Copy(w, io.LimitReader(lines{}, 128<<20))
 		assertReply(t, err, 452)
-		if free, err := diskFree(dir); err != nil || free < policy.MinFree || n < 8<<20 {
+		if free, _, err := diskFree(dir); err != nil || free < policy.MinFree || n < 8<<20 {
 			t.Errorf("after %d octets of one message %d are left of a reserve of %d, %v", n, free, policy.MinFree, err)
 		}
 		if err := w.Abort(); err != nil {
 			t.Error(err)
 		}
 		accepted := r.fillQueue("large", 3<<20)
-		if free, err := diskFree(dir); err != nil || free < policy.MinFree || len(accepted) < 4 {
+		if free, _, err := diskFree(dir); err != nil || free < policy.MinFree || len(accepted) < 4 {
 			t.Errorf("%d large messages were taken, %d octets are left of a reserve of %d, %v", len(accepted), free, policy.MinFree, err)
 		}
 		tr.set(nil)
@@ -414,5 +414,33 @@ func TestFullDisk_MigrationNeedsItsCopy(t *testing.T) {
 		if got := fmt.Sprint(holds(t, st, 1)); got != "[1]" {
 			t.Errorf("with room there are %s", got)
 		}
+	})
+}
+
+// With min_free = 0 a full disk shows at the write: a trouble all the same, which is over when there is room.
+func TestFullDisk_IsATroubleWithoutAReserve(t *testing.T) {
+	onSmallDisk(t, 48<<20, func(t *testing.T, dir string) {
+		policy := testPolicy
+		policy.MinFree = 0
+		tr := newFakeTransport()
+		tr.set(hostAway)
+		r := openRig(t, dir, tr, policy)
+		r.Start()
+		free := fill(t, dir)
+		until(t, "mail to be refused", func() bool {
+			id, reply := r.try("a@example.com", 60_000)
+			return id == "" && replyCode(reply) == fullDisk
+		})
+		if said := strings.Join(r.Troubles(), "\n"); !strings.Contains(said, "no mail is taken") {
+			t.Errorf("the troubles are %q", said)
+		}
+		if n := strings.Count(r.log.String(), "new mail is refused"); n != 1 {
+			t.Errorf("the log says it %d times:\n%s", n, r.log)
+		}
+		free()
+		if said := r.Troubles(); len(said) != 0 {
+			t.Errorf("with room: %q", said)
+		}
+		r.stop()
 	})
 }

@@ -394,7 +394,7 @@ func TestJournal_OnlyItsOwnFramesCount(t *testing.T) {
 // A change that is committed again, after a commit that said it had failed, may be in the database: it can be removed.
 func TestStore_CommittedAgainDoesNotComeBack(t *testing.T) {
 	dir := t.TempDir()
-	c := newCommitter(dir, still(mustOpenStore(t, dir)), nil, 0)
+	c := newCommitter(dir, still(mustOpenStore(t, dir)), nil, 0, nil)
 	message := newMessage(t, 1, []byte("content"))
 	mustCommit(t, c.store, message) // and the committer is told that this has failed
 	if err := c.reopen([]*change{message}); err != nil {

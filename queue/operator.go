@@ -351,28 +351,6 @@ func names(ids []ID) []string {
 	return words
 }
 
-// Troubles returns, in words, what keeps mail from being taken or handed on that no smarthost is to blame for.
-func (q *Queue) Troubles() []string {
-	var out []string
-	if q.committer.full.Load() {
-		out = append(out, "the disk of "+q.dir+" is full: no mail is taken, and what was delivered cannot be recorded; make room")
-	} else if q.committer.broken.Load() {
-		out = append(out, "the queue's store in "+q.dir+" has failed and no mail is taken; the log has the cause")
-	}
-	if ok, err := q.free.reserve(0, true); err != nil {
-		out = append(out, err.Error())
-	} else if !ok {
-		out = append(out, "the disk of "+q.dir+" is nearly full and no mail is taken; make room, or lower min_free")
-	}
-	q.scheduler.do(func() {
-		// Mail that no route takes stands before the route without a name.
-		if l := q.scheduler.lanes[""]; l != nil && l.ready() > 0 && l.reason != nil {
-			out = append(out, fmt.Sprintf("%d waiting: %s", l.ready(), l.reason))
-		}
-	})
-	return out
-}
-
 // describe adds to an entry what only the scheduler knows: whether it is under way, and the outage it waits for.
 func (s *scheduler) describe(id ID, e *Entry) {
 	it := s.items[id]

@@ -34,7 +34,8 @@ type Queue struct {
 	free      freeSpace
 	cache     cache
 	ids       idSource
-	fullLog   atMost
+	watch     watch
+	intakeLog intakeLog
 	config    atomic.Pointer[config]
 	policy    atomic.Pointer[Policy]
 
@@ -82,13 +83,15 @@ func Open(o Options) (*Queue, error) {
 	if err != nil {
 		return nil, errors.Join(err, unlockQueue(lock))
 	}
-	q := &Queue{dir: o.Dir, lock: lock, spool: spool, log: o.Log, free: freeSpace{dir: o.Dir}, fullLog: atMost{every: time.Minute}}
+	q := &Queue{dir: o.Dir, lock: lock, spool: spool, log: o.Log,
+		free: freeSpace{dir: o.Dir, spool: spool.dir}}
+	q.free.watch = &q.watch
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	patience := outcomePatience
 	if o.hasty {
 		patience = 0
 	}
-	q.committer = newCommitter(o.Dir, st, o.Log, patience)
+	q.committer = newCommitter(o.Dir, st, o.Log, patience, &q.watch)
 	q.free.spare = q.committer.spare
 	q.scheduler = newScheduler(q)
 	q.Configure(o.Transport, o.Hostname, o.Policy)
@@ -157,6 +160,7 @@ func (q *Queue) Start() {
 	q.others.Go(q.prune)
 	q.others.Go(q.warnings)
 	q.others.Go(q.audit)
+	q.others.Go(q.watchIntake)
 }
 
 // Configure replaces the transport, the name in reports and the policy, and has every route tried anew.

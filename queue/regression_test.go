@@ -106,7 +106,7 @@ func TestCommitter_AnswersWhatComesAfterItsEnd(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := newCommitter(dir, st, slog.New(slog.DiscardHandler), 0)
+			c := newCommitter(dir, st, slog.New(slog.DiscardHandler), 0, nil)
 			go c.run()
 			if err := c.close(); err != nil {
 				t.Fatal(err)

@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
-	"time"
 )
 
 // spool is the folder of content that is too large to be stored inline: a file for each message, named by its id.
@@ -148,54 +146,3 @@ func writeFileSync(path string, text []byte) error {
 	}
 	return syncDir(filepath.Dir(path))
 }
-
-// freeSpace answers how much room the file system of dir has. It asks once a second, since others write there too, and
-// whenever what was promised since comes near the minimum.
-type freeSpace struct {
-	dir   string
-	min   int64
-	spare func() int64 // octets that the database has for itself; negative when it will take some without anybody asking
-
-	mu    sync.Mutex
-	known int64 // octets free, less what was promised since
-	own   int64 // octets that the database has beside them
-	asked time.Time
-}
-
-func (f *freeSpace) setMin(n int64) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.min = n
-}
-
-// reserve reports whether n octets can be taken and min still be free. What is for the database may use what that has
-// free within its file, which would otherwise never be used again once the disk was full; a file of the spool may not.
-func (f *freeSpace) reserve(n int64, database bool) (bool, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.min <= 0 {
-		return true, nil
-	}
-	if now := time.Now(); f.known+min(f.own, 0)-n < f.min+freeSlack || now.Sub(f.asked) >= time.Second {
-		free, err := diskFree(f.dir)
-		if err != nil {
-			return false, fmt.Errorf("cannot ask %s for its free space: %w", f.dir, err)
-		}
-		f.known, f.own, f.asked = free, 0, now
-		if f.spare != nil {
-			f.own = f.spare()
-		}
-	}
-	room := f.known - n + min(f.own, 0)
-	if database {
-		room = f.known - n + f.own
-	}
-	if room < f.min {
-		return false, nil
-	}
-	f.known -= n
-	return true, nil
-}
-
-// freeSlack is how near to the minimum the free space is asked for anew at each message.
-const freeSlack = 64 << 20

@@ -39,6 +39,7 @@ type store struct {
 	// written is closed when the frozen layer is in the database, or that failed. failing is called on the latter.
 	written chan struct{}
 	failing func()
+	watch   *watch
 
 	mu      sync.RWMutex // guards what follows
 	active  *layer

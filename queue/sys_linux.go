@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 	"syscall"
 
@@ -18,13 +19,23 @@ func fdatasync(f *os.File) error {
 	}
 }
 
-// diskFree returns the octets that the daemon may still write to the file system of dir.
-func diskFree(dir string) (int64, error) {
+// diskFree returns the octets that the daemon may still write to the file system of dir, and how many files it may make.
+func diskFree(dir string) (octets, files int64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, os.NewSyscallError("statfs", err)
+		return 0, 0, os.NewSyscallError("statfs", err)
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	files = int64(min(st.Ffree, math.MaxInt64))
+	if st.Files == 0 { // such as btrfs, which has no such limit
+		files = math.MaxInt64
+	}
+	return int64(st.Bavail) * int64(st.Bsize), files, nil
+}
+
+// writable returns why no file can be made in the folder dir.
+func writable(dir string) error {
+	err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+	return os.NewSyscallError("access", err)
 }
 
 // releaseMapping takes the pages of a file's mapping out of the daemon's memory. They are read again when they are needed.

@@ -8,7 +8,6 @@ import (
 	"hash/crc32"
 	"log/slog"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 
@@ -71,8 +70,10 @@ func (w *Writer) Write(p []byte) (int, error) {
 	if err := w.reserve(len(p)); err != nil {
 		return 0, err
 	}
+	end := w.q.watch.begin("writing a large message")
 	n, err := w.out.Write(p)
-	return n, diskError(err)
+	end()
+	return n, w.spooled(err)
 }
 
 // spoolStep is how many octets of a large message are reserved at a time while it arrives.
@@ -84,7 +85,11 @@ func (w *Writer) reserve(n int) error {
 		if ok, err := w.q.free.reserve(spoolStep, false); err != nil {
 			return err
 		} else if !ok {
-			return errDiskFull
+			w.q.free.refuseLarge(w.rec.Size + spoolStep)
+			if err := w.q.refusal(true); err != nil {
+				return err
+			}
+			return errDiskFull // there is room again by now, but this message has none
 		}
 	}
 	return nil
@@ -92,16 +97,30 @@ func (w *Writer) reserve(n int) error {
 
 // spill moves the message to a spool file.
 func (w *Writer) spill() error {
+	end := w.q.watch.begin("making a file for a large message")
 	f, err := w.q.spool.create(w.rec.ID)
+	end()
 	if err != nil {
-		return diskError(err)
+		return w.spooled(err)
 	}
 	w.file, w.out = f, bufio.NewWriterSize(f, 64<<10)
 	w.rec.Spooled = true
 	_, err = w.out.Write(w.buf)
 	w.buf = nil
+	return w.spooled(err)
+}
+
+// spooled notes what a write to the spool came to.
+func (w *Writer) spooled(err error) error {
+	if err != nil {
+		w.q.free.wrote(true, err)
+		_ = w.q.refusal(true) // for the log
+	}
 	return diskError(err)
 }
+
+// inlineRoom is the room on disk that a message must find before it begins: what the largest takes that is stored inline.
+const inlineRoom = recordRoom + 3*inlineLimit
 
 // recordRoom is the room on disk that the record of a message takes, in octets, about: a block of the journal and two
 // pages of the database.
@@ -122,6 +141,7 @@ func (w *Writer) Commit(context.Context) error {
 	w.done = true
 	w.rec.Sum = w.sum
 	if w.file != nil {
+		end := w.q.watch.begin("syncing a large message")
 		err := w.out.Flush()
 		if err == nil {
 			err = w.q.spool.keep(w.file)
@@ -129,18 +149,23 @@ func (w *Writer) Commit(context.Context) error {
 			err = errors.Join(err, w.file.Close())
 		}
 		w.file = nil
-		if err != nil {
-			return errors.Join(diskError(err), w.discard())
+		end()
+		if err = w.spooled(err); err != nil {
+			return errors.Join(err, w.discard())
 		}
+		w.q.free.wrote(true, nil)
 	}
 	if err := w.q.admitNew(w.rec, w.buf); err != nil {
 		w.q.pending.Add(-1)
+		w.q.free.wrote(false, err)
+		_ = w.q.refusal(false) // for the log
 		if errors.Is(err, errStore) {
 			// The record may have reached the disk all the same: its file stays until that is undone, or the next start.
 			return err
 		}
 		return errors.Join(err, w.removeFile())
 	}
+	w.q.free.wrote(false, nil)
 	return nil
 }
 
@@ -172,17 +197,6 @@ func (w *Writer) removeFile() error {
 	return w.q.spool.remove(w.rec.ID)
 }
 
-// Replies to a client that the queue has no room for. 452 asks it to keep the message and come back.
-var (
-	errDiskFull  = fullError("the disk is nearly full")
-	errQueueFull = fullError("the queue is full")
-)
-
-func fullError(why string) error {
-	return fmt.Errorf("%s: %w", why, envelope.Reply{
-		Code: 452, Enhanced: envelope.EnhancedCode{4, 3, 1}, Text: "Insufficient system storage: " + why + "; try again later"})
-}
-
 func isFull(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 // diskError turns a full disk into the reply that says so.
@@ -191,41 +205,6 @@ func diskError(err error) error {
 		return fmt.Errorf("%w: %w", errDiskFull, err)
 	}
 	return err
-}
-
-// admit reports whether another message may begin, and counts it.
-func (q *Queue) admit() error {
-	if q.closing.Load() {
-		return fmt.Errorf("%w: %w", ErrClosed, envelope.Reply{
-			Code: 421, Enhanced: envelope.EnhancedCode{4, 3, 2}, Text: "The relay is shutting down; try again later"})
-	}
-	if q.committer.broken.Load() {
-		return q.committer.unable()
-	}
-	p := q.policy.Load()
-	queued, bytes := q.total.Load(), q.bytes.Load()
-	if (p.MaxMessages > 0 && queued+q.pending.Load() >= int64(p.MaxMessages)) || (p.MaxBytes > 0 && bytes >= p.MaxBytes) {
-		q.fullOnce(p, queued, bytes)
-		return errQueueFull
-	}
-	if ok, err := q.free.reserve(0, true); err != nil {
-		return err
-	} else if !ok {
-		q.fullLog.do(q.now(), func() {
-			q.log.Warn("the disk is nearly full; clients are asked to come back, what is queued is delivered", "min_free", p.MinFree)
-		})
-		return errDiskFull
-	}
-	q.pending.Add(1)
-	return nil
-}
-
-// fullOnce logs a full queue, at most once a minute.
-func (q *Queue) fullOnce(p *Policy, queued, bytes int64) {
-	q.fullLog.do(q.now(), func() {
-		q.log.Warn("the queue is full; clients are asked to come back", "messages", queued, "bytes", bytes,
-			"max_messages", p.MaxMessages, "max_bytes", p.MaxBytes)
-	})
 }
 
 // admitNew commits a new message and makes it known to the scheduler.
@@ -260,23 +239,4 @@ func originHost(o envelope.Origin) string {
 		return ""
 	}
 	return o.Addr.String()
-}
-
-// atMost runs a function at most once each period, for log lines that would otherwise come with every message.
-type atMost struct {
-	every time.Duration
-	mu    sync.Mutex
-	last  time.Time
-}
-
-func (a *atMost) do(now time.Time, f func()) {
-	a.mu.Lock()
-	due := a.last.IsZero() || now.Sub(a.last) >= a.every
-	if due {
-		a.last = now
-	}
-	a.mu.Unlock()
-	if due {
-		f()
-	}
 }

@@ -75,7 +75,7 @@ func start(path string, out *lines) (d *daemon, err error) {
 		Queue: d.queue, Log: d.log, Version: buildVersion(), Started: time.Now(),
 		Smarthost:     d.routeStatus,
 		Probe:         d.probe,
-		Paused:        d.queue.Troubles,
+		Paused:        d.troubles,
 		Undeliverable: d.queue.Undeliverable,
 		Traffic:       d.queue.Traffic,
 		OAuth:         d.tokens.status,
@@ -144,6 +144,19 @@ func (d *daemon) routeStatus() []smarthost.RouteStatus {
 		waiting[name] = smarthost.Waiting(b)
 	}
 	return d.router.StatusWith(waiting)
+}
+
+// leastSize is the content, in octets, that a smarthost must be able to carry, or it is of little use.
+const leastSize = 1 << 20
+
+// troubles returns what keeps mail from being taken or handed on that no one smarthost is to blame for. Each room tells
+// of its own; a room that refuses mail adds its reason here.
+func (d *daemon) troubles() []string {
+	out := d.queue.Troubles()
+	if n := d.router.MaxSize(); n > 0 && n < leastSize {
+		out = append(out, fmt.Sprintf("messages over %d octets are refused: no smarthost offers to take more", n))
+	}
+	return out
 }
 
 // probe forgets the pauses of hosts that were left alone: an operator asked for a retry.

@@ -62,28 +62,14 @@ func (s *Server) unknown(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) status(w http.ResponseWriter, _ *http.Request) { s.answer(w, s.Status()) }
 
-// Status returns what GET /v1/status answers, for others in the daemon who show it.
+// Status returns what GET /v1/status answers, for others in the daemon who show it. It answers within statusPatience,
+// whatever the disk does.
 func (s *Server) Status() Status {
-	st := Status{Running: true, Version: s.opt.Version, Started: s.opt.Started, Queue: s.opt.Queue.Counts()}
+	st := Status{Running: true, Version: s.opt.Version, Started: s.opt.Started}
 	if s.opt.Hostname != nil {
 		st.Hostname = s.opt.Hostname()
 	}
-	if s.opt.Smarthost != nil {
-		st.Routes = s.opt.Smarthost()
-	}
-	if s.opt.Paused != nil {
-		st.Paused = s.opt.Paused()
-	}
-	if s.opt.OAuth != nil {
-		st.OAuth = s.opt.OAuth()
-	}
-	if s.opt.Undeliverable != nil {
-		st.Undeliverable = s.opt.Undeliverable()
-	}
-	if s.opt.Traffic != nil {
-		traffic := s.opt.Traffic()
-		st.Traffic = &traffic
-	}
+	st.Late = s.parts.fill(&st)
 	st.Judge(time.Now())
 	return st
 }

@@ -55,8 +55,9 @@ type Options struct {
 
 // Server answers on the control socket.
 type Server struct {
-	opt  Options
-	http *http.Server
+	opt   Options
+	parts *parts
+	http  *http.Server
 
 	mu     sync.Mutex
 	path   string
@@ -105,7 +106,7 @@ func NewServer(opt Options) *Server {
 	if opt.Stall == 0 {
 		opt.Stall = 30 * time.Second
 	}
-	s := &Server{opt: opt, silent: silentConns{conns: make(map[net.Conn]struct{})}}
+	s := &Server{opt: opt, parts: newParts(opt), silent: silentConns{conns: make(map[net.Conn]struct{})}}
 	s.http = &http.Server{
 		Handler:           s.routes(),
 		ReadHeaderTimeout: opt.Stall,

@@ -51,6 +51,8 @@ type Status struct {
 	Routes  []smarthost.RouteStatus `json:"routes"`
 	// Paused says why the relay as a whole takes no mail or hands none on; empty while it does.
 	Paused []string `json:"paused"`
+	// Late says which parts of this status could not be had in time and are older, such as while the disk hangs.
+	Late []string `json:"late,omitempty"`
 	// OAuth are the accounts that log in with OAuth2 tokens.
 	OAuth []OAuthStatus `json:"oauth,omitempty"`
 	// Problems are what needs somebody's attention, in words: Paused, what is wrong with the routes, damaged messages, and
@@ -105,7 +107,7 @@ func (s *Status) Judge(now time.Time) {
 	if !s.Running {
 		s.Problems = append(s.Problems, "relayd is not running: no mail is taken or handed on")
 	}
-	s.Problems = append(append(s.Problems, s.Paused...), routeProblems(s.Routes)...)
+	s.Problems = append(append(append(s.Problems, s.Paused...), s.Late...), routeProblems(s.Routes)...)
 	s.Problems = append(s.Problems, oauthProblems(s.OAuth, s.Problems, now)...)
 	if n := s.Queue.Quarantined; n > 0 {
 		s.Problems = append(s.Problems, fmt.Sprintf("damaged messages set aside in quarantine, which are not delivered: %d; "+
