@@ -3,6 +3,7 @@ package control
 import (
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,10 +23,11 @@ func (q hangingQueue) Counts() queue.Counts { <-q.disk; return queue.Counts{Defe
 // A status is answered in time whatever part of it hangs: with what was known last, and with a problem that says so.
 func TestStatus_AnswersWhileAPartHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		disk, asked := make(chan struct{}), 0
+		disk := make(chan struct{})
+		var asked atomic.Int32
 		s := NewServer(Options{Queue: hangingQueue{disk: disk}, Log: slog.New(slog.DiscardHandler),
 			Smarthost: func() []smarthost.RouteStatus { return []smarthost.RouteStatus{{Name: "default"}} },
-			Paused:    func() []string { asked++; <-disk; return []string{"the disk has not answered"} }})
+			Paused:    func() []string { asked.Add(1); <-disk; return []string{"the disk has not answered"} }})
 		for range 5 {
 			began := time.Now()
 			st := s.Status()
@@ -37,8 +39,8 @@ func TestStatus_AnswersWhileAPartHangs(t *testing.T) {
 				t.Errorf("%+v", st)
 			}
 		}
-		if asked != 1 {
-			t.Errorf("asked %d times behind one that hangs", asked)
+		if n := asked.Load(); n != 1 {
+			t.Errorf("asked %d times behind one that hangs", n)
 		}
 		close(disk)
 		synctest.Wait()
