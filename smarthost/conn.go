@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"relayd/internal/envelope"
@@ -77,9 +78,13 @@ type conn struct {
 	// follower has its envelope on the wire behind the body of the present transaction, and gets the connection next.
 	follower *waiter
 
-	// What the pool keeps of it.
+	// What the pool keeps of it. Leaving is set while it says QUIT.
 	generation int
 	idleSince  time.Time
+	leaving    bool
+
+	// heard is when the host last said something or took some of a body, in nanoseconds.
+	heard atomic.Int64
 
 	raw net.Conn // the TCP connection
 
@@ -201,11 +206,19 @@ func (w blockWriter) Write(p []byte) (n int, err error) {
 		m, err := w.c.nc.Write(block)
 		n += m
 		w.c.sent += int64(m)
+		w.c.alive(err)
 		if err != nil {
 			return n, err
 		}
 	}
 	return n, nil
+}
+
+// alive notes that the host is there, unless err says otherwise.
+func (c *conn) alive(err error) {
+	if err == nil {
+		c.heard.Store(time.Now().UnixNano())
+	}
 }
 
 // put adds a command line to what flush will write.
@@ -227,6 +240,7 @@ func (c *conn) flush(stage string) error { return stageErr(stage, c.bw.Flush()) 
 func (c *conn) receive(stage string, d time.Duration) (envelope.Reply, error) {
 	c.armRead(d)
 	reply, err := readReply(c.br)
+	c.alive(err)
 	if err != nil {
 		if garbage, ok := errors.AsType[*notSMTPError](err); ok {
 			garbage.line = c.redact(garbage.line)

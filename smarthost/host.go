@@ -205,14 +205,13 @@ func (h *host) connection(ctx context.Context, t ticket, w *work, fresh bool) (*
 			h.pool.forgo()
 			return nil, nil, outcome{skipped: true}
 		}
+		begun := time.Now()
 		c, err := h.connect(ctx, w.m.ID, login)
 		if err == nil {
 			return c, nil, outcome{}
 		}
-		// A host that says 421 to one connection more, and works on those it has, is not down: it has a limit.
-		failed, _ := errors.AsType[*stageError](err)
-		if failed != nil && failed.reply.Code == 421 && h.pool.refused() {
-			h.log.Debug("connection limit met", "queue_id", w.m.ID, "reply", failed.reply.String())
+		if h.limited(err, begun) {
+			h.log.Debug("connection limit met", "queue_id", w.m.ID, "error", err.Error())
 			h.pool.forgo()
 			fresh = false
 			continue

@@ -108,7 +108,7 @@ var rules = []rule{
 	// 5.7.30 alone is REQUIRETLS (RFC 8689).
 	{code: 5, enhanced: "7.30", words: "basic authentication", scope: envelope.ScopeSite, trouble: loginRefused,
 		advice: adviceNoSMTP},
-	{stages: transacting, code: 4, words: "concurrent connections limit|concurrent connection limit|sender thread limit|too many concurrent",
+	{stages: "auth " + transacting, code: 4, words: "concurrent connections limit|concurrent connection limit|sender thread limit|too many concurrent",
 		scope: envelope.ScopeSite, trouble: throttled, crowded: true, advice: adviceFewer},
 	{code: 451, enhanced: "7.500", scope: envelope.ScopeSite, trouble: throttled, advice: adviceSlower},
 	{code: 451, enhanced: "7.650", scope: envelope.ScopeSite, trouble: throttled, advice: adviceSlower},
