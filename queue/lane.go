@@ -2,6 +2,7 @@ package queue
 
 import (
 	"container/heap"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -39,7 +40,8 @@ type item struct {
 // rare is what few items have.
 type rare struct {
 	panics  int      // attempts that a fault outside of the transport ended
-	pending []Action // what operators asked for while it was busy
+	pending []Action // what was asked for while it was busy
+	doing   []Action // of that, what is being done
 	all     string   // the routes of all its recipients, while it stands in line for those that are due
 }
 
@@ -51,11 +53,20 @@ func (it *item) ask(action Action) {
 
 func (it *item) asked() bool { return it.rare != nil && len(it.rare.pending) > 0 }
 
-// takeAsked returns what was asked for, which is then no longer there.
+// takeAsked returns what was asked for, to be done now.
 func (it *item) takeAsked() []Action {
-	actions := it.rare.pending
-	it.rare.pending = nil
-	return actions
+	it.rare.doing, it.rare.pending = it.rare.pending, nil
+	return it.rare.doing
+}
+
+// open returns what operators asked for that is not done.
+func (it *item) open() []Action {
+	if it.rare == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Concat(it.rare.doing, it.rare.pending), func(a Action) bool {
+		return a == actionWarn || a == actionForget
+	})
 }
 
 // panicked counts an attempt that a fault outside of the transport ended, and returns how many there were.

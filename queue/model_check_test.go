@@ -225,7 +225,7 @@ func asLeft(r *record, i int) recipientState {
 }
 
 func wasDeleted(r *record) bool {
-	return len(r.Events) > 0 && r.Events[len(r.Events)-1].What == "deleted"
+	return slices.ContainsFunc(r.Events, func(e Event) bool { return e.What == "deleted" })
 }
 
 // checkLetter holds what the disk has of a letter against the ledger.

@@ -156,8 +156,11 @@ func (w *world) operate(rt *rapid.T) {
 		return
 	}
 	w.act(action, letters)
-	if done, err := w.life.q.Apply(action, ids); err != nil || !slices.Equal(done, ids) {
-		rt.Fatalf("%s of %d letters: done to %d, %v", action, len(ids), len(done), err)
+	slices.Sort(ids)
+	if got, err := w.life.q.Apply(action, ids); err != nil || !slices.Equal(got.all(), slices.Compact(ids)) {
+		rt.Fatalf("%s of %v: %+v, %v", action, ids, got, err)
+	} else {
+		w.checkAsked(rt, got)
 	}
 	if action == ActionReroute {
 		w.checkRerouted(rt, letters)
@@ -179,11 +182,27 @@ func (w *world) operateAll(rt *rapid.T) {
 	}
 	action, live := rapid.SampledFrom(actions).Draw(rt, "action"), w.live()
 	w.act(action, live)
-	if n, err := w.life.q.ApplyAll(action); err != nil || n != len(live) {
-		rt.Fatalf("%s of all %d letters: %d, %v", action, len(live), n, err)
+	if got, err := w.life.q.ApplyAll(action); err != nil || len(got.all()) != len(live) {
+		rt.Fatalf("%s of all %d letters: %+v, %v", action, len(live), got, err)
+	} else {
+		w.checkAsked(rt, got)
 	}
 	if action == ActionReroute {
 		w.checkRerouted(rt, live)
+	}
+}
+
+// all returns the ids of a that it was done to, or asked for.
+func (a Applied) all() []string { return slices.Sorted(slices.Values(slices.Concat(a.Done, a.Asked))) }
+
+// checkAsked holds what the queue says of an action against the ledger: it is asked for of those that a host has.
+func (w *world) checkAsked(rt *rapid.T, got Applied) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, id := range got.Done {
+		if l := w.byID[id]; l.busy {
+			rt.Fatalf("%s is done with, and a host has it", l.name)
+		}
 	}
 }
 

@@ -17,23 +17,33 @@ import (
 // applyBatch is how many messages an operator's action changes in one commit.
 const applyBatch = 500
 
-// Apply does action to the messages with the given ids and returns the ids it was done to. When one of them is not in
-// the queue the error is a *NotFoundError and nothing is done. A message that is being delivered at the moment is
-// acted on when that attempt has ended.
-func (q *Queue) Apply(action Action, ids []string) ([]string, error) {
+// Applied is what became of an operator's action. Asked are the messages that are being delivered at the moment: the
+// action is done when the attempt has ended, unless it has delivered the message. Entry.Asked has it until then.
+type Applied struct {
+	Done  []string
+	Asked []string
+}
+
+// Apply does action to the messages with the given ids. When one of them is not in the queue the error is
+// a *NotFoundError and nothing is done.
+func (q *Queue) Apply(action Action, ids []string) (Applied, error) {
 	if q.closing.Load() || !q.started {
-		return nil, ErrClosed
+		return Applied{}, ErrClosed
 	}
-	parsed, missing := make([]ID, 0, len(ids)), &NotFoundError{}
+	parsed, known, missing := make([]ID, 0, len(ids)), make(map[ID]bool, len(ids)), &NotFoundError{}
 	for _, s := range ids {
 		id, err := ParseID(s)
 		if err != nil {
 			missing.IDs = append(missing.IDs, s)
 			continue
 		}
-		parsed = append(parsed, id)
+		if !known[id] {
+			known[id] = true
+			parsed = append(parsed, id)
+		}
 	}
 	var claimed []*item
+	var asked []ID
 	ok := q.scheduler.do(func() {
 		for _, id := range parsed {
 			if q.scheduler.items[id] == nil {
@@ -41,26 +51,35 @@ func (q *Queue) Apply(action Action, ids []string) ([]string, error) {
 			}
 		}
 		if len(missing.IDs) == 0 {
-			claimed = q.claim(action, parsed)
+			claimed, asked = q.claim(action, parsed)
 		}
 	})
 	if !ok {
-		return nil, ErrClosed
+		return Applied{}, ErrClosed
 	}
 	if len(missing.IDs) > 0 {
-		return nil, missing
+		return Applied{}, missing
 	}
-	done := make([]string, len(parsed))
-	for i, id := range parsed {
-		done[i] = id.String()
-	}
-	return done, q.operate(claimed, []Action{action})
+	var out Applied
+	return out, q.apply(&out, action, claimed, asked)
 }
 
-// ApplyAll does action to every message that is in the queue now, and returns how many those were.
-func (q *Queue) ApplyAll(action Action) (int, error) {
+// apply operates on what was claimed for action, and adds to out what comes of it.
+func (q *Queue) apply(out *Applied, action Action, claimed []*item, asked []ID) error {
+	for _, it := range claimed {
+		out.Done = append(out.Done, it.slot.ID.String())
+	}
+	out.Asked = append(out.Asked, names(asked)...)
+	for _, id := range asked {
+		q.log.Info("asked for while the message is being delivered", "queue_id", id.String(), "action", string(action))
+	}
+	return q.operate(claimed, []Action{action})
+}
+
+// ApplyAll does action to every message that is in the queue now.
+func (q *Queue) ApplyAll(action Action) (Applied, error) {
 	if q.closing.Load() || !q.started {
-		return 0, ErrClosed
+		return Applied{}, ErrClosed
 	}
 	var ids []ID
 	if !q.scheduler.do(func() {
@@ -68,28 +87,27 @@ func (q *Queue) ApplyAll(action Action) (int, error) {
 			ids = append(ids, id)
 		}
 	}) {
-		return 0, ErrClosed
+		return Applied{}, ErrClosed
 	}
 	slices.Sort(ids) // so that those that stand in line keep their order
-	n := 0
+	var out Applied
 	for len(ids) > 0 {
 		batch := ids[:min(applyBatch, len(ids))]
 		ids = ids[len(batch):]
 		var claimed []*item
-		if !q.scheduler.do(func() { claimed = q.claim(action, batch) }) {
-			return n, ErrClosed
+		var asked []ID
+		if !q.scheduler.do(func() { claimed, asked = q.claim(action, batch) }) {
+			return out, ErrClosed
 		}
-		if err := q.operate(claimed, []Action{action}); err != nil {
-			return n, err
+		if err := q.apply(&out, action, claimed, asked); err != nil {
+			return out, err
 		}
-		n += len(batch)
 	}
-	return n, nil
+	return out, nil
 }
 
 // claim takes the items that nobody has, and leaves word with the others. It runs on the scheduler's goroutine.
-func (q *Queue) claim(action Action, ids []ID) []*item {
-	var claimed []*item
+func (q *Queue) claim(action Action, ids []ID) (claimed []*item, asked []ID) {
 	for _, id := range ids {
 		it := q.scheduler.items[id]
 		switch {
@@ -98,9 +116,32 @@ func (q *Queue) claim(action Action, ids []ID) []*item {
 			claimed = append(claimed, it)
 		default:
 			it.ask(action)
+			asked = append(asked, id)
 		}
 	}
-	return claimed
+	return claimed, asked
+}
+
+// tooLate says, in the log and in the message's history, what was asked for of a message that has left the queue before it
+// could be done. It runs on the scheduler's goroutine.
+func (q *Queue) tooLate(it *item) {
+	id, actions := it.slot.ID, it.open()
+	it.rare.pending = nil
+	if len(actions) == 0 {
+		return
+	}
+	words := fmt.Sprint(actions)
+	q.log.Warn("asked for too late: the message has left the queue before", "queue_id", id.String(), "actions", words)
+	q.others.Go(func() {
+		var r *record
+		if err := q.retryRead(func(s *store) (err error) { r, err = s.history(id); return err }); err != nil {
+			return // it is in quarantine, or history is not kept
+		}
+		r.note(Event{At: q.now(), What: "asked", Words: words + " by an operator, too late"})
+		if err := q.committer.await(&request{changes: []*change{{id: id, history: r}}, keep: true, optional: true}); err != nil {
+			q.log.Warn("cannot note in the history what was asked for too late", "queue_id", id.String(), "error", err)
+		}
+	})
 }
 
 // operatePending does what was asked for while the item was busy.
@@ -357,6 +398,7 @@ func (s *scheduler) describe(id ID, e *Entry) {
 	if it == nil {
 		return
 	}
+	e.Asked = it.open()
 	switch it.state {
 	case itemBusy:
 		e.State = StateActive

@@ -414,8 +414,8 @@ func TestQueue_Operators(t *testing.T) {
 			t.Fatal(err)
 		}
 		calls := r.transport.callCount()
-		if n, err := r.ApplyAll(ActionRetry); n != 2 || err != nil {
-			t.Fatalf("retry of all: %d, %v", n, err)
+		if n, err := r.ApplyAll(ActionRetry); len(n.Done) != 2 || err != nil {
+			t.Fatalf("retry of all: %+v, %v", n, err)
 		}
 		synctest.Wait()
 		if n := r.transport.callCount() - calls; n != 1 {

@@ -39,8 +39,8 @@ func TestReroute_EndsTheWaitOfWhatTakesAnotherRoute(t *testing.T) {
 			return byDomain(env)
 		}
 		tr.set(tr.accept)
-		if n, err := r.ApplyAll(ActionReroute); n != 2 || err != nil {
-			t.Fatalf("%d %v", n, err)
+		if n, err := r.ApplyAll(ActionReroute); len(n.Done) != 2 || err != nil {
+			t.Fatalf("%+v %v", n, err)
 		}
 		synctest.Wait()
 		if tr.deliveredTo("a@old.example") != 1 || tr.deliveredTo("b@same.example") != 0 {
@@ -74,7 +74,7 @@ func TestReroute_FreesMailFromARouteThatIsAway(t *testing.T) {
 		}
 		synctest.Wait()
 		tr.legs = toRoute("new")
-		if done, err := r.Apply(ActionReroute, ids); err != nil || len(done) != 5 {
+		if done, err := r.Apply(ActionReroute, ids); err != nil || len(done.Done) != 5 {
 			t.Fatal(done, err)
 		}
 		synctest.Wait()

@@ -21,6 +21,7 @@ type scheduler struct {
 	// start begins an attempt on its own goroutine, which ends in a call of one of the finish functions.
 	start       func(it *item, route string)
 	operate     func(it *item, actions []Action)
+	late        func(it *item) // it has left the queue before what was asked for could be done
 	concurrency func(route string) int
 	admit       func(route string) (at time.Time, ok bool)
 	maxWait     func() time.Duration
@@ -49,6 +50,7 @@ func newScheduler(q *Queue) *scheduler {
 		events: make(chan func(), 1024), stopped: make(chan struct{}), epoch: time.Now(),
 		start:       q.startAttempt,
 		operate:     q.operatePending,
+		late:        q.tooLate,
 		concurrency: func(route string) int { return q.transport().Concurrency(route) },
 		admit:       func(route string) (time.Time, bool) { return q.transport().Admit(route) },
 		maxWait:     func() time.Duration { return q.policy.Load().RetryMax },
@@ -317,6 +319,9 @@ func (s *scheduler) finishAsked(it *item, sl slot) {
 
 // finishGone forgets the item: its message has left the queue.
 func (s *scheduler) finishGone(it *item) {
+	if it.asked() {
+		s.late(it)
+	}
 	s.giveBack(it)
 	delete(s.items, it.slot.ID)
 	s.dropCache(it)
@@ -435,7 +440,7 @@ func (s *scheduler) opened(route string) {
 func (s *scheduler) giveBack(it *item) {
 	s.busy--
 	if it.rare != nil {
-		it.rare.all = ""
+		it.rare.all, it.rare.doing = "", nil
 	}
 	s.leave(it)
 }

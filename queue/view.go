@@ -59,8 +59,10 @@ type Entry struct {
 	NextAttempt time.Time        `json:"next_attempt,omitzero"`
 	WaitsFor    string           `json:"waits_for,omitempty"` // WaitsForPace, or nothing to tell
 	Attempts    int              `json:"attempts"`
-	LastError   string           `json:"last_error"`
-	Smarthost   string           `json:"smarthost"` // host:port of the last attempt, or the route's name before one
+	// Asked is what operators want of a message that is being delivered, and that is done when the attempt has ended.
+	Asked     []Action `json:"asked,omitempty"`
+	LastError string   `json:"last_error"`
+	Smarthost string   `json:"smarthost"` // host:port of the last attempt, or the route's name before one
 }
 
 // EntryRecipient is one recipient of an Entry.
@@ -82,7 +84,7 @@ type Detail struct {
 }
 
 // Event is one step of a message's life. What is one of received, delivered, deferred, failed, reported, held,
-// released, retry, rerouted and deleted.
+// released, retry, rerouted, deleted and asked (for too late).
 type Event struct {
 	At         time.Time `json:"at"`
 	What       string    `json:"what"`

@@ -121,7 +121,7 @@ func (q *Queue) request(a Action, ids []ID) error {
 		return nil
 	}
 	var claimed []*item
-	if !q.scheduler.do(func() { claimed = q.claim(a, ids) }) {
+	if !q.scheduler.do(func() { claimed, _ = q.claim(a, ids) }) {
 		return ErrClosed
 	}
 	return q.operate(claimed, []Action{a})

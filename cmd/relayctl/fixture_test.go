@@ -225,7 +225,7 @@ func (q *memoryQueue) Body(id string) (io.ReadCloser, error) {
 
 func (q *memoryQueue) Export(id string) (io.ReadCloser, error) { return q.Body(id) }
 
-func (q *memoryQueue) Apply(action queue.Action, ids []string) ([]string, error) {
+func (q *memoryQueue) Apply(action queue.Action, ids []string) (queue.Applied, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	missing := &queue.NotFoundError{}
@@ -235,25 +235,34 @@ func (q *memoryQueue) Apply(action queue.Action, ids []string) ([]string, error)
 		}
 	}
 	if missing.IDs != nil {
-		return nil, missing
+		return queue.Applied{}, missing
 	}
+	var applied queue.Applied
 	for _, id := range ids {
-		q.change(action, &q.details[q.find(id)])
+		q.apply(&applied, action, &q.details[q.find(id)])
 	}
-	return ids, nil
+	return applied, nil
 }
 
-func (q *memoryQueue) ApplyAll(action queue.Action) (int, error) {
+func (q *memoryQueue) ApplyAll(action queue.Action) (queue.Applied, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := 0
+	var applied queue.Applied
 	for i := range q.details {
 		if !q.details[i].Gone {
-			q.change(action, &q.details[i])
-			n++
+			q.apply(&applied, action, &q.details[i])
 		}
 	}
-	return n, nil
+	return applied, nil
+}
+
+func (q *memoryQueue) apply(applied *queue.Applied, action queue.Action, d *queue.Detail) {
+	if d.Asked != nil { // it stands for one that is being delivered
+		applied.Asked = append(applied.Asked, d.ID)
+		return
+	}
+	applied.Done = append(applied.Done, d.ID)
+	q.change(action, d)
 }
 
 func (q *memoryQueue) change(action queue.Action, d *queue.Detail) {

@@ -82,7 +82,8 @@ func deleteAction() action {
 		suggestFor: []string{"rm", "remove", "drop", "purge"},
 		short:      "Remove messages without delivering or reporting them",
 		long: `Removes messages for good. Nobody gets them and their senders are not told. The content
-is gone; the history of each message stays for as long as others do.
+is gone; the history of each message stays for as long as others do. The exit code is 1
+when a message was delivered before it could be deleted, or is still being delivered.
 
 With --all, the question has to be answered on the terminal; without a terminal, as in
 a script, --yes is needed.`,
@@ -92,7 +93,7 @@ a script, --yes is needed.`,
 }
 
 func (a *app) actionCommand(act action) *cobra.Command {
-	var all, yes bool
+	var all, yes, asJSON bool
 	verb := string(act.Action)
 	cmd := &cobra.Command{
 		Use:        verb + " ID... | --all",
@@ -100,7 +101,12 @@ func (a *app) actionCommand(act action) *cobra.Command {
 		Short:      act.short,
 		Long: act.long + `
 
-When one of several IDs is not in the queue, nothing is done to any of them.`,
+When one of several IDs is not in the queue, nothing is done to any of them. A message that
+is being delivered is dealt with when that attempt has ended. The command waits for that up
+to 15 seconds, and then says what became of each: done, delivered before, or only asked.
+
+With --json it is an object with action, done (how many), ids, asked (those that are still
+being delivered) and left (id and fate of those that left the queue before).`,
 		Example:               act.example,
 		DisableFlagsInUseLine: true,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -125,17 +131,18 @@ When one of several IDs is not in the queue, nothing is done to any of them.`,
 					return err
 				}
 			}
-			return a.act(cmd, c, act, args, all)
+			return a.act(cmd, c, act, args, all, asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "every message in the queue")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON object, for programs")
 	if act.Action == queue.ActionDelete {
 		cmd.Flags().BoolVar(&yes, "yes", false, "do not ask before deleting all")
 	}
 	return cmd
 }
 
-func (a *app) act(cmd *cobra.Command, c *control.Client, act action, ids []string, all bool) error {
+func (a *app) act(cmd *cobra.Command, c *control.Client, act action, ids []string, all, asJSON bool) error {
 	var res control.Result
 	var err error
 	if all {
@@ -146,21 +153,28 @@ func (a *app) act(cmd *cobra.Command, c *control.Client, act action, ids []strin
 	if err != nil {
 		return nothingDone(whichID(err, ids), err)
 	}
-	if res.Done == 0 {
+	out := follow(cmd.Context(), c, res, askedPatience)
+	switch {
+	case asJSON:
+		err = writeJSON(a.out, out)
+	case out.Done+len(out.Asked)+len(out.Left) == 0:
 		_, err = fmt.Fprintf(a.out, "The queue is empty; %s.\n", act.nothing)
-		return err
+	default:
+		held := 0
+		if act.Action == queue.ActionRetry {
+			held = countHeld(cmd.Context(), c, ids)
+		}
+		_, err = io.WriteString(a.out, act.report(out.Done, held)+out.words())
 	}
-	held := 0
-	if act.Action == queue.ActionRetry {
-		held = countHeld(cmd.Context(), c, ids)
-	}
-	_, err = io.WriteString(a.out, act.report(res.Done, held))
-	return err
+	return errors.Join(err, out.failure())
 }
 
 // report says what was done, with how many messages. Those that are held were asked for but are not tried.
 func (act action) report(done, held int) string {
 	held = min(held, done)
+	if done == 0 {
+		return ""
+	}
 	if held == 0 {
 		return fmt.Sprintf("%s %s.\n", act.done, messages(done))
 	}

@@ -29,6 +29,7 @@ type fakeQueue struct {
 	err         error // what every method answers, when set
 	panics      bool
 	quarantined int
+	busy        string   // the message that is being delivered
 	applied     []string // "hold a b"
 }
 
@@ -76,11 +77,11 @@ func (q *fakeQueue) Body(id string) (io.ReadCloser, error) {
 
 func (q *fakeQueue) Export(id string) (io.ReadCloser, error) { return q.Body(id) }
 
-func (q *fakeQueue) Apply(action queue.Action, ids []string) ([]string, error) {
+func (q *fakeQueue) Apply(action queue.Action, ids []string) (queue.Applied, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.err != nil {
-		return nil, q.err
+		return queue.Applied{}, q.err
 	}
 	var missing []string
 	for _, id := range ids {
@@ -89,17 +90,33 @@ func (q *fakeQueue) Apply(action queue.Action, ids []string) ([]string, error) {
 		}
 	}
 	if missing != nil {
-		return nil, &queue.NotFoundError{IDs: missing}
+		return queue.Applied{}, &queue.NotFoundError{IDs: missing}
 	}
 	q.applied = append(q.applied, string(action)+" "+strings.Join(ids, " "))
-	return ids, nil
+	return q.inFlight(ids), nil
 }
 
-func (q *fakeQueue) ApplyAll(action queue.Action) (int, error) {
+// inFlight tells the messages that are being delivered from the others.
+func (q *fakeQueue) inFlight(ids []string) (a queue.Applied) {
+	for _, id := range ids {
+		if id == q.busy {
+			a.Asked = append(a.Asked, id)
+		} else {
+			a.Done = append(a.Done, id)
+		}
+	}
+	return a
+}
+
+func (q *fakeQueue) ApplyAll(action queue.Action) (queue.Applied, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.applied = append(q.applied, string(action)+" all")
-	return len(q.entries), q.err
+	var ids []string
+	for _, e := range q.entries {
+		ids = append(ids, e.ID)
+	}
+	return q.inFlight(ids), q.err
 }
 
 func (q *fakeQueue) Counts() queue.Counts {
@@ -295,7 +312,16 @@ func TestClient_Actions(t *testing.T) {
 	if err != nil || res.Done != 3 || probes != 1 {
 		t.Errorf("ApplyAll = %+v, %v, %d probes", res, err, probes)
 	}
-	if got := q.done(); !slices.Equal(got, []string{"hold a c", "retry all"}) {
+	q.busy = "b"
+	res, err = c.Apply(t.Context(), queue.ActionDelete, []string{"a", "b"})
+	if err != nil || res.Done != 1 || !slices.Equal(res.IDs, []string{"a"}) || !slices.Equal(res.Asked, []string{"b"}) {
+		t.Errorf("Apply with one that is being delivered = %+v, %v", res, err)
+	}
+	res, err = c.ApplyAll(t.Context(), queue.ActionDelete)
+	if err != nil || res.Done != 2 || res.IDs != nil || !slices.Equal(res.Asked, []string{"b"}) {
+		t.Errorf("ApplyAll with one that is being delivered = %+v, %v", res, err)
+	}
+	if got := q.done(); !slices.Equal(got, []string{"hold a c", "retry all", "delete a b", "delete all"}) {
 		t.Errorf("the queue was asked for %q", got)
 	}
 }

@@ -185,13 +185,16 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) apply(w http.ResponseWriter, r *http.Request, action queue.Action, req Request) {
-	res := Result{Action: action}
+	var applied queue.Applied
 	var err error
 	if req.All {
-		res.Done, err = s.opt.Queue.ApplyAll(action)
+		applied, err = s.opt.Queue.ApplyAll(action)
 	} else {
-		res.IDs, err = s.opt.Queue.Apply(action, req.IDs)
-		res.Done = len(res.IDs)
+		applied, err = s.opt.Queue.Apply(action, req.IDs)
+	}
+	res := Result{Action: action, Done: len(applied.Done), Asked: applied.Asked}
+	if !req.All {
+		res.IDs = applied.Done
 	}
 	if err != nil {
 		s.fail(w, r, err)
@@ -200,7 +203,8 @@ func (s *Server) apply(w http.ResponseWriter, r *http.Request, action queue.Acti
 	if action == queue.ActionRetry && s.opt.Probe != nil {
 		s.opt.Probe()
 	}
-	s.opt.Log.Info("operator action", "action", string(action), "all", req.All, "done", res.Done, "ids", res.IDs)
+	s.opt.Log.Info("operator action", "action", string(action), "all", req.All, "done", res.Done, "ids", res.IDs,
+		"asked", res.Asked)
 	s.answer(w, res)
 }
 

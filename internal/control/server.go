@@ -21,8 +21,8 @@ type Queue interface {
 	Show(id string) (queue.Detail, error)
 	Body(id string) (io.ReadCloser, error)
 	Export(id string) (io.ReadCloser, error)
-	Apply(action queue.Action, ids []string) ([]string, error)
-	ApplyAll(action queue.Action) (int, error)
+	Apply(action queue.Action, ids []string) (queue.Applied, error)
+	ApplyAll(action queue.Action) (queue.Applied, error)
 	Counts() queue.Counts
 }
 

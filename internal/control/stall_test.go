@@ -22,7 +22,10 @@ import (
 // idleQueue needs an hour for an action, and a body of it never ends.
 type idleQueue struct{ Queue }
 
-func (idleQueue) ApplyAll(queue.Action) (int, error) { time.Sleep(time.Hour); return 1, nil }
+func (idleQueue) ApplyAll(queue.Action) (queue.Applied, error) {
+	time.Sleep(time.Hour)
+	return queue.Applied{Done: []string{"a"}}, nil
+}
 
 func (idleQueue) Body(string) (io.ReadCloser, error) { return io.NopCloser(endless{}), nil }
 

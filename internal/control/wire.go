@@ -27,11 +27,14 @@ type Request struct {
 	All    bool         `json:"all,omitempty"`
 }
 
-// Result is what an action came to. IDs are those it was done to; it is left out for an action on all.
+// Result is what an action came to. Done says to how many messages it was done, and IDs to which; IDs are left out for an
+// action on all. Asked are those that are being delivered: it is done when that attempt has ended, unless the message has
+// left the queue by then.
 type Result struct {
 	Action queue.Action `json:"action"`
 	Done   int          `json:"done"`
 	IDs    []string     `json:"ids,omitempty"`
+	Asked  []string     `json:"asked,omitempty"`
 }
 
 // Status is the daemon's state as an operator sees it.
