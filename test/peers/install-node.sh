@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fetches what the tests in this folder run of npm's registry, smtp-server and nodemailer, in the versions that
-# node/package-lock.json names and with their checksums. It needs node 20 or later and npm on PATH.
+# Fetches the packages of npm's registry that the tests in this folder run (smtp-server, nodemailer, Haraka), in the
+# versions that node/package-lock.json names and with their checksums. It needs node 20 or later and npm on PATH.
 #
 # Nothing gets installed on the machine: the packages lie in a folder of their own, none of their scripts is run. The
 # folder is node in that of install.sh. When it is complete, nothing is done or said.
@@ -29,7 +29,7 @@ flock -w 600 8 || die "another run of this script holds $dir/lock"
 
 rm -rf "$dir/stamp" "$dir/node_modules"
 cp "$from/package.json" "$from/package-lock.json" "$dir/"
-(cd "$dir" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >log 2>&1) || {
+(cd "$dir" && npm ci --ignore-scripts --omit=optional --no-audit --no-fund --loglevel=error >log 2>&1) || {
 	tail -n 15 "$dir/log" >&2
 	die "the packages could not be fetched; is npm's registry reachable?"
 }

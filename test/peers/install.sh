@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fetches the real mail programs that the tests in this folder talk to: Postfix, Exim, swaks and msmtp, from Debian's
-# packages, as root.
+# Fetches the mail programs that the tests in this folder talk to, from Debian's packages, as root: Postfix, Exim,
+# swaks, msmtp, Dovecot's submission service, sendmail, OpenSMTPD and aiosmtpd.
 #
 # Nothing gets installed on the machine. The packages are downloaded and unpacked into a folder of their own, and the
 # tests run the programs from there. So no packaged service can start, neither now nor at the next boot, the mail
@@ -22,9 +22,19 @@ die() {
 peers_1="postfix"
 peers_2="exim4-daemon-light"
 peers_3="swaks libnet-ssleay-perl msmtp sasl2-bin libsasl2-modules libsasl2-modules-db libnss-wrapper libio-socket-inet6-perl"
-tools="perl iproute2"
+tools="perl iproute2 python3-minimal"
 
-complete="usr/lib/postfix/sbin/master usr/sbin/sendmail usr/sbin/exim4 usr/bin/swaks usr/bin/msmtp usr/sbin/saslpasswd2"
+# These programs have their paths compiled in. Each gets a root of its own, which a test mounts over /usr in a mount
+# namespace of its own (housed in house_test.go).
+houses="dovecot sendmail opensmtpd aiosmtpd"
+house_dovecot="dovecot-core dovecot-submissiond"
+house_sendmail="sendmail-bin sendmail-cf m4 libsasl2-modules libsasl2-modules-db sasl2-bin"
+house_opensmtpd="opensmtpd"
+house_aiosmtpd="python3-aiosmtpd"
+
+complete="root/usr/lib/postfix/sbin/master root/usr/sbin/sendmail root/usr/sbin/exim4 root/usr/bin/swaks
+	root/usr/bin/msmtp root/usr/sbin/saslpasswd2 dovecot/usr/lib/dovecot/submission sendmail/usr/libexec/sendmail/sendmail
+	sendmail/usr/bin/m4 opensmtpd/usr/sbin/smtpd"
 
 for tool in apt-get dpkg flock; do
 	command -v "$tool" >/dev/null 2>&1 || die "there is no $tool here; the packages come from Debian (12 or later)"
@@ -42,23 +52,29 @@ flock -w 600 9 || die "another run of this script holds $dir/lock"
 work=$(mktemp -d "$dir/new.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' HUP INT TERM
-mkdir -p "$work/archives/partial" "$work/root"
-chmod 755 "$work" "$work/root"
+for name in root $houses; do
+	mkdir -p "$work/archives/$name/partial" "$work/$name"
+done
+chmod -R 755 "$work"
 
-# download PACKAGES OPTIONS: these packages and what they need that the machine lacks, as files. Nothing is unpacked by
-# apt, so the lock of dpkg need not be held, and nothing that it would remove is removed.
+# download ROOT PACKAGES OPTIONS: these packages and the dependencies that the machine lacks, as files for that root.
+# apt unpacks nothing, so the lock of dpkg need not be held, and nothing that it would remove is removed.
 download() {
 	# shellcheck disable=SC2086 # both are lists of words
 	DEBIAN_FRONTEND=noninteractive apt-get install --download-only --assume-yes --quiet --no-install-recommends \
-		-o Debug::NoLocking=true -o APT::Sandbox::User=root -o Dir::Cache::archives="$work/archives" \
-		$2 $1 </dev/null >>"$work/log" 2>&1
+		-o Debug::NoLocking=true -o APT::Sandbox::User=root -o Dir::Cache::archives="$work/archives/$1" \
+		$3 $2 </dev/null >>"$work/log" 2>&1
 }
 
 download_all() {
 	for packages in "$peers_1" "$peers_2" "$peers_3"; do
-		download "$packages" "--reinstall" || return 1
+		download root "$packages" "--reinstall" || return 1
 	done
-	download "$tools" "--no-upgrade"
+	for house in $houses; do
+		eval "packages=\$house_$house"
+		download "$house" "$packages" "--reinstall" || return 1
+	done
+	download root "$tools" "--no-upgrade"
 }
 
 # Lists that are missing or too old show when a package is not found.
@@ -70,21 +86,29 @@ if ! download_all; then
 	fi
 fi
 
-for package in "$work"/archives/*.deb; do
-	dpkg --extract "$package" "$work/root" || die "$package cannot be unpacked"
+for name in root $houses; do
+	for package in "$work/archives/$name"/*.deb; do
+		dpkg --extract "$package" "$work/$name" || die "$package cannot be unpacked"
+	done
 done
 # Exim brings a sendmail too; the one meant here is Postfix's.
-dpkg --extract "$work"/archives/postfix_*.deb "$work/root"
+dpkg --extract "$work"/archives/root/postfix_*.deb "$work/root"
 # The tests start everything as root; no program has to gain rights by itself.
-find "$work/root" -type f -perm /6000 -exec chmod u-s,g-s {} +
+for name in root $houses; do
+	find "$work/$name" -type f -perm /6000 -exec chmod u-s,g-s {} +
+done
 
 for program in $complete; do
-	[ -x "$work/root/$program" ] || die "Debian's packages no longer bring /$program; the tests need it"
+	[ -x "$work/$program" ] || die "Debian's packages no longer bring $program; the tests need it"
 done
-rm -rf "$dir/stamp" "$dir/root"
-mv "$work/root" "$dir/root"
-(cd "$work/archives" && for name in postfix exim4-daemon-light swaks msmtp; do
-	dpkg-deb --show --showformat='${Package} ${Version}\n' "$name"_*.deb
+rm -f "$dir/stamp"
+for name in root $houses; do
+	rm -rf "${dir:?}/$name"
+	mv "$work/$name" "$dir/$name"
+done
+(cd "$work/archives" && for name in postfix exim4-daemon-light swaks msmtp dovecot-submissiond sendmail-bin opensmtpd \
+	python3-aiosmtpd; do
+	dpkg-deb --show --showformat='${Package} ${Version}\n' */"$name"_*.deb
 done) >"$dir/versions"
 printf '%s\n' "$stamp" >"$dir/stamp"
 echo "the mail programs for the tests are in $dir"

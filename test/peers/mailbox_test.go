@@ -118,7 +118,7 @@ func firstField(b []byte) []byte {
 func isTrace(field []byte) bool {
 	name, _, _ := strings.Cut(string(field), ":")
 	switch strings.ToLower(name) {
-	case "received", "return-path", "x-original-to", "delivered-to":
+	case "received", "return-path", "x-original-to", "delivered-to", "authentication-results":
 		return true
 	}
 	return false

@@ -1,7 +1,9 @@
 //go:build peers
 
-// Package peers runs relayd between real mail programs: Postfix and Exim on both sides of it, swaks, msmtp and nodemailer
-// as clients, and npm's smtp-server as a smarthost that takes OAuth2 tokens. What comes out at the far end is compared with what went in, octet by octet but for the trace header.
+// Package peers runs relayd between real mail programs. Postfix, Exim, sendmail and OpenSMTPD hand mail to it as a LAN's
+// server does, swaks, msmtp and nodemailer as devices and programs do. Postfix, Exim, sendmail, Dovecot, aiosmtpd, Haraka
+// and npm's smtp-server are its smarthosts. The tests compare what comes out at the far end with what went in, octet by
+// octet but for the trace header.
 //
 // Each test has a folder, processes and ports of its own, on loopback or in a network namespace that it makes; none
 // touches the machine's mail server. install.sh and install-node.sh bring the programs, run.sh runs it all. It needs root, because Postfix

@@ -36,26 +36,15 @@ myhostname = smarthost.example
 mynetworks =
 smtpd_tls_security_level = encrypt
 smtpd_tls_auth_only = yes
-smtpd_tls_cert_file = %[2]s
-smtpd_tls_key_file = %[3]s
+smtpd_tls_cert_file = %s
+smtpd_tls_key_file = %s
 smtpd_tls_received_header = yes
 smtpd_tls_loglevel = 1
 smtpd_sasl_auth_enable = yes
 smtpd_sasl_authenticated_header = yes
 smtpd_relay_restrictions = permit_sasl_authenticated, reject
 smtpd_recipient_restrictions = reject_unlisted_recipient, permit_sasl_authenticated, reject
-virtual_mailbox_domains = dest.example, lan.example
-virtual_mailbox_base = %[1]s/mail
-virtual_mailbox_maps = texthash:%[1]s/mailboxes
-virtual_uid_maps = static:%[4]d
-virtual_gid_maps = static:%[4]d
-`, p.path(p.name), id.cert, id.key, mailboxUser))
-	var table strings.Builder
-	for _, address := range mailboxes() {
-		fmt.Fprintf(&table, "%[1]s %[1]s/\n", address)
-	}
-	p.write(t, p.name+"/mailboxes", table.String())
-	p.mustOwn(t, "mail", mailboxUser, mailboxUser, 0o755)
+`, id.cert, id.key)+p.withMailboxes(t))
 	p.write(t, p.name+"/etc/sasl/smtpd.conf", "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: "+
 		cmp.Or(strings.Join(mechanisms, " "), "PLAIN LOGIN")+"\n"+
 		"sasldb_path: "+p.path(p.name, "sasldb")+"\n")
@@ -64,6 +53,40 @@ virtual_gid_maps = static:%[4]d
 	p.mustOwn(t, "sasldb", postfixUser, postfixUser, 0o600)
 	p.start(t)
 	return p
+}
+
+// startBackend runs a Postfix that takes mail from loopback without a login, and delivers to a maildir for each of
+// mailboxes. It is what a smarthost without mailboxes hands mail on to.
+func startBackend(t *testing.T, r room) *postfix {
+	t.Helper()
+	p := &postfix{room: r, name: "backend", port: freePort(t)}
+	p.prepare(t, `
+myhostname = backend.example
+mynetworks = 127.0.0.0/8
+smtpd_relay_restrictions = permit_mynetworks, reject
+smtpd_recipient_restrictions = reject_unlisted_recipient, permit_mynetworks, reject
+smtpd_authorized_xclient_hosts = 127.0.0.0/8
+`+p.withMailboxes(t))
+	p.start(t)
+	return p
+}
+
+// withMailboxes makes a maildir for each of mailboxes, and returns the lines of main.cf that deliver to them.
+func (p *postfix) withMailboxes(t *testing.T) string {
+	t.Helper()
+	var table strings.Builder
+	for _, address := range mailboxes() {
+		fmt.Fprintf(&table, "%[1]s %[1]s/\n", address)
+	}
+	p.write(t, p.name+"/mailboxes", table.String())
+	p.mustOwn(t, "mail", mailboxUser, mailboxUser, 0o755)
+	return fmt.Sprintf(`
+virtual_mailbox_domains = dest.example, lan.example
+virtual_mailbox_base = %[1]s/mail
+virtual_mailbox_maps = texthash:%[1]s/mailboxes
+virtual_uid_maps = static:%[2]d
+virtual_gid_maps = static:%[2]d
+`, p.path(p.name), mailboxUser)
 }
 
 // startLAN runs a Postfix that takes mail from loopback and hands all of it to relayd.

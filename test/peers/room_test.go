@@ -31,6 +31,12 @@ nobody:x:65534:65534:nobody:/nonexistent:/bin/false
 postfix:x:64901:64901::/nonexistent:/bin/false
 Debian-exim:x:64903:64903::/nonexistent:/bin/false
 mailbox:x:64904:64904::/nonexistent:/bin/false
+dovecot:x:64905:64905::/nonexistent:/bin/false
+dovenull:x:64906:64906::/nonexistent:/bin/false
+smmta:x:64907:64907::/nonexistent:/bin/false
+smmsp:x:64908:64908::/nonexistent:/bin/false
+opensmtpd:x:64909:64909::/nonexistent:/bin/false
+opensmtpq:x:64910:64910::/nonexistent:/bin/false
 `
 	group = `root:x:0:
 nogroup:x:65534:
@@ -38,6 +44,12 @@ postfix:x:64901:
 postdrop:x:64902:
 Debian-exim:x:64903:
 mailbox:x:64904:
+dovecot:x:64905:
+dovenull:x:64906:
+smmta:x:64907:
+smmsp:x:64908:
+opensmtpd:x:64909:
+opensmtpq:x:64910:
 `
 )
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs relayd against real mail programs: Postfix, Exim, swaks, msmtp, smtp-server and nodemailer. As root, on Debian
-# with node; see install.sh and install-node.sh for what is fetched. Words after the command go to "go test": run.sh -run Exim
+# Runs relayd against real mail programs, as root, on Debian with node. install.sh and install-node.sh fetch them. Words
+# after the command go to "go test": run.sh -run Exim
 set -eu
 cd "$(dirname "$0")/../.."
 sh test/peers/install.sh
