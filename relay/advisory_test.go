@@ -166,6 +166,58 @@ func TestCVE_2021_3618_HTTPWithinTLS(t *testing.T) {
 	}
 }
 
+// A web page has a browser send whatever it likes to any address of the LAN, also by DNS rebinding: any method, a body that is
+// a whole mail transaction. Nothing of that reaches the queue, and the session ends at the first line that shows it.
+func TestHTTP_LeadsNowhereWhateverItsMethod(t *testing.T) {
+	const mail = "HELO evil\r\nMAIL FROM:<a@client.test>\r\nRCPT TO:<b@other.test>\r\nDATA\r\nx\r\n.\r\nQUIT\r\n"
+	const fields = "Host: relay.test\r\nUser-Agent: Mozilla/5.0\r\nContent-Length: 99\r\n\r\n"
+	var requests []string
+	for _, method := range []string{"GET", "POST", "QUERY", "PROPFIND", "MAIL", "HELO", "EHLO", "NOOP", "X-ANY", "query"} {
+		for _, target := range []string{"/", "/a?b=c", "*", "http://relay.test/", "FROM:<a@b.test>"} {
+			for _, version := range []string{"HTTP/1.1", "HTTP/1.0", "HTTP/2.0", "HTTP/3", "http/1.1", "HTTP/9.9"} {
+				requests = append(requests, method+" "+target+" "+version+"\r\n"+fields)
+			}
+		}
+	}
+	requests = append(requests, "HTTP/1.1 200 OK\r\n"+fields, "GET /\r\n", "INVITE sip:x SIP/2.0\r\nVia: SIP/2.0/TCP x\r\n", fields,
+		"Host:relay.test\r\n", "Sec-Fetch-Mode:\r\n", "content-type: text/plain\r\n", "_x!: y\r\n", "QUERY / HTTP/1.1\n\n", "\r\n"+fields)
+	for _, before := range []string{"", "EHLO c\r\n", "EHLO c\r\nMAIL FROM:<a@client.test>\r\nRCPT TO:<b@other.test>\r\n"} {
+		h := start(t, nil)
+		for _, r := range requests {
+			c := h.dial()
+			c.expect("220 *")
+			c.send(before + r + mail)
+			var last string
+			for {
+				line, err := c.line()
+				if err != nil {
+					break
+				}
+				last = line
+			}
+			c.conn.Close()
+			if last != "500 5.5.2 this is a mail relay; closing" {
+				t.Errorf("%q behind %q: the relay's last words were %q", r, before, last)
+			}
+		}
+		if n := len(h.queue.messages); n != 0 {
+			t.Errorf("behind %q: %d messages were begun", before, n)
+		}
+	}
+}
+
+// What is no HTTP is not taken for it.
+func TestHTTP_IsNotSeenInMail(t *testing.T) {
+	for _, line := range []string{
+		"EHLO client.test", "EHLO [IPv6:::1]", "HELO http", "MAIL FROM:<a@b.test> BODY=8BITMIME", "mail from: <\"HTTP/1.1\"@b.test>",
+		"RCPT TO:<a@b.test> ORCPT=rfc822;a@b.test", "NOOP HTTP", "VRFY http://x", "DATA", "BDAT 5 LAST", "XYZZY", "", "RSET", "AUTH PLAIN AGE=",
+	} {
+		if speaksHTTP(line) {
+			t.Errorf("%q is taken for HTTP", line)
+		}
+	}
+}
+
 // No words of a client change who it is: not the headers of the PROXY protocol, not Postfix's XCLIENT and XFORWARD, not
 // the name in EHLO.
 func TestSpoofing_PROXYAndXCLIENTChangeNothing(t *testing.T) {

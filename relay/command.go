@@ -10,11 +10,19 @@ import (
 // maxHelo is the longest name in EHLO and HELO (RFC 5321 section 4.5.3.1.2), in octets.
 const maxHelo = 255
 
+// helpText answers HELP (RFC 5321 section 4.1.1.8).
+const helpText = "relayd, a mail relay: the commands are EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY STARTTLS HELP QUIT\n" +
+	"no login is asked for; a client relays by its address"
+
 // admit looks at one command line. It returns the line that the library is to run, or "" when the guard answered or
 // ended the session.
 func (g *guard) admit(line string) string {
 	verb, arg := splitVerb(line)
 	g.verb = verb
+	if speaksHTTP(line) {
+		g.expel(reply(500, 5, 2, "this is a mail relay; closing"), "the client speaks HTTP")
+		return ""
+	}
 	switch verb {
 	case "EHLO", "HELO":
 		return g.hello(line, arg)
@@ -29,15 +37,16 @@ func (g *guard) admit(line string) string {
 	case "STARTTLS":
 		g.startTLS(arg)
 		return ""
-	case "RSET", "NOOP", "VRFY", "EXPN", "HELP":
+	case "RSET", "NOOP", "VRFY", "EXPN":
 		g.tally.idle++
 		return line
+	case "HELP":
+		g.tally.idle++
+		g.say(reply(214, 0, 0, helpText))
 	case "QUIT":
 		return verb
 	case "AUTH":
 		g.say(reply(503, 5, 1, "no login is asked for here; clients relay by their address: turn the login off"))
-	case "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PRI", "PUT", "TRACE":
-		g.expel(reply(500, 5, 2, "this is a mail relay; closing"), "the client speaks HTTP")
 	default:
 		g.say(reply(500, 5, 2, "unknown command"))
 	}
