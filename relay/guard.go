@@ -55,6 +55,7 @@ type tally struct{ errors, recipients, idle int }
 var (
 	errLineTooLong = errors.New("a command line is too long")
 	errControl     = errors.New("a command has control characters")
+	errDoubledEnd  = errors.New("a command line ends in CR CR LF")
 	errStopping    = errors.New("the relay is shutting down")
 	errCrowded     = errors.New("others need the place of a session that waits")
 	errTooSlow     = errors.New("the message came too slowly")
@@ -144,6 +145,9 @@ func (g *guard) lineFailed(err error) {
 	case errors.Is(err, errControl) && g.r < g.w && g.buf[g.r] == tlsHandshake:
 		g.leave(envelope.Reply{}, "the client speaks TLS to a listener that starts in plain text: "+
 			`set the client to STARTTLS, or this listener to tls = "implicit"`)
+	case errors.Is(err, errDoubledEnd):
+		g.expel(reply(500, 5, 2, "a command line ends in CR CR LF, which the client makes when it turns LF into CR LF twice; "+
+			"let it send CR LF; closing"), err.Error())
 	case errors.Is(err, errControl):
 		g.expel(reply(500, 5, 2, "a command has control characters; closing"), err.Error())
 	default:

@@ -3,11 +3,16 @@ package relay
 import (
 	"bytes"
 	"errors"
+	"fmt"
 )
 
 // errBareCR says that a body has a CR that no LF follows. Where such a body ends is a matter of opinion among mail
 // servers, which is what SMTP smuggling lives on, so there is nothing to repair.
 var errBareCR = errors.New("a CR without LF in the message")
+
+// errDoubledCR says that a CR follows a CR: a script has turned LF into CR LF twice. Some servers take CR CR LF for a line
+// end, and a dot between two of these for the end of the body, others do not, so that it is refused like any bare CR.
+var errDoubledCR = fmt.Errorf("%w: a line ends in CR CR LF", errBareCR)
 
 // scanState is where in a line the scanner stands between two calls.
 type scanState uint8
@@ -101,7 +106,7 @@ func (s *scanner) run(p *pass) error {
 	}
 	switch ret := bytes.IndexByte(line, '\r'); {
 	case ret >= 0 && ret < len(line)-1:
-		return errBareCR
+		return strayCR(line[ret+1])
 	case lf < 0 && ret < 0:
 		p.at += len(rest)
 	case lf < 0:
@@ -131,7 +136,7 @@ func (s *scanner) resolve(p *pass) (end bool, err error) {
 		p.put(p.at, "", p.at)
 		s.state = inLine
 	case next != '\n':
-		return false, errBareCR
+		return false, strayCR(next)
 	case held == heldDotCR && !s.bareLF:
 		p.put(p.at, "", p.at+1)
 		return true, nil
@@ -143,6 +148,14 @@ func (s *scanner) resolve(p *pass) (end bool, err error) {
 		s.state, s.bareLF = lineStart, false
 	}
 	return false, nil
+}
+
+// strayCR returns the error for a CR that next follows in place of LF.
+func strayCR(next byte) error {
+	if next == '\r' {
+		return errDoubledCR
+	}
+	return errBareCR
 }
 
 // finish ends a body sent with BDAT. It returns the line end that the last line lacks, which RFC 5321 section 4.1.1.4

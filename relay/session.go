@@ -125,6 +125,10 @@ func (s *session) broken(err error) envelope.Reply {
 	m.abort()
 	var r envelope.Reply
 	switch {
+	case errors.Is(err, errDoubledCR):
+		g.sending = true
+		r = reply(550, 6, 0, "the message has a CR without LF: its lines end in CR CR LF, which the client makes when it turns "+
+			"LF into CR LF twice; let it send CR LF; closing")
 	case errors.Is(err, errBareCR):
 		g.sending = true
 		r = reply(550, 6, 0, "the message has a CR without LF; its lines must end in CRLF; closing")

@@ -65,15 +65,18 @@ func (g *guard) line() (string, error) {
 				return "", errLineTooLong
 			}
 			line = bytes.TrimSuffix(line[:len(line)-1], cr)
-			if hasControl(line) {
+			switch {
+			case hasControl(bytes.TrimSuffix(line, cr)):
 				return "", errControl
+			case bytes.HasSuffix(line, cr):
+				return "", errDoubledEnd
 			}
 			g.r += looked + i + 1
 			return string(bytes.TrimRight(line, " ")), nil
 		}
 		looked = g.w - g.r
 		switch {
-		case hasControl(bytes.TrimSuffix(g.buf[g.r:g.w], cr)):
+		case hasControl(bytes.TrimSuffix(bytes.TrimSuffix(g.buf[g.r:g.w], cr), cr)):
 			return "", errControl
 		case looked >= maxLine:
 			return "", errLineTooLong
