@@ -78,7 +78,8 @@ type Listener struct {
 	// Address is host:port. Without a host it takes IPv4 and IPv6; an IPv4 or IPv6 host takes that family only.
 	Address string
 	TLS     Mode
-	// TLSConfig is needed unless TLS is off. Its MinVersion is kept.
+	// TLSConfig is needed unless TLS is off. Its MinVersion is kept. Session tickets are off: libesmtp takes those of TLS
+	// 1.3, which come unasked, for the reply that it waits for, and hangs.
 	TLSConfig *tls.Config
 	// MaxConnections is the number of sessions at once.
 	MaxConnections int
@@ -184,6 +185,10 @@ func (l *Listener) settle() error {
 	}
 	if l.MaxConnections < 0 || l.MaxConnectionsPerClient < 0 || l.MaxMessageSize < 0 || l.MaxRecipients < 0 {
 		return errors.New("a limit is negative: write a positive number")
+	}
+	if l.TLSConfig != nil && !l.TLSConfig.SessionTicketsDisabled {
+		l.TLSConfig = l.TLSConfig.Clone()
+		l.TLSConfig.SessionTicketsDisabled = true
 	}
 	l.MaxConnections = orDefault(l.MaxConnections, DefaultMaxConnections)
 	l.MaxConnectionsPerClient = orDefault(l.MaxConnectionsPerClient, DefaultMaxConnectionsPerClient)
