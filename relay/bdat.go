@@ -95,7 +95,7 @@ func (s *session) refuseChunk(n int64, r envelope.Reply) envelope.Reply {
 		g.ended, g.sending = true, true
 		return r
 	}
-	if err := g.skip(n, new(pace)); err != nil {
+	if err := g.skip(n, new(lag)); err != nil {
 		g.ended = true
 		return reply(421, 4, 2, "the connection was lost or too slow inside a chunk")
 	}

@@ -50,14 +50,17 @@ type swap struct {
 }
 
 // tally counts what a session does to no use, from its start or its last accepted message.
-type tally struct{ errors, recipients, idle int }
+type tally struct {
+	errors, recipients, idle int
+	lag                      lag
+}
 
 var (
 	errLineTooLong = errors.New("a command line is too long")
 	errControl     = errors.New("a command has control characters")
 	errDoubledEnd  = errors.New("a command line ends in CR CR LF")
 	errStopping    = errors.New("the relay is shutting down")
-	errCrowded     = errors.New("others need the place of a session that waits")
+	errCrowded     = errors.New("others need the place of a session that waits or is slow")
 	errTooSlow     = errors.New("the message came too slowly")
 )
 
@@ -137,7 +140,7 @@ func (g *guard) lineFailed(err error) {
 		if _, ok := g.peer.srv.quiet.tell(clientNetwork(g.peer.addr), time.Now()); ok {
 			why = err.Error()
 		}
-		g.leave(reply(421, 3, 2, "too many connections, and this one waits; try again later"), why)
+		g.leave(crowded, why)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		g.leave(reply(421, 4, 2, "no command for too long; closing"), "")
 	case errors.Is(err, errLineTooLong):
@@ -154,6 +157,9 @@ func (g *guard) lineFailed(err error) {
 		g.ended = true
 	}
 }
+
+// crowded is said to a session whose place others need.
+var crowded = reply(421, 3, 2, "too many connections, and this one waits or is slow; try again later")
 
 // tlsHandshake is the first octet of a TLS connection (RFC 8446 section 5.1).
 const tlsHandshake = 0x16
@@ -257,6 +263,7 @@ func (g *guard) linger() {
 	}
 	if g.peer.arm(time.Now().Add(g.peer.srv.tune.linger), idle) == nil {
 		io.CopyN(io.Discard, g.peer.raw, g.peer.srv.tune.lingerBytes)
+		g.peer.awake(0)
 	}
 }
 

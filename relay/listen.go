@@ -25,10 +25,13 @@ type socket struct {
 	mu        sync.Mutex
 	total     int
 	perClient map[netip.Prefix]int
+	perSite   map[netip.Prefix]int
+	fullAt    time.Time // when a client was last refused because all places were taken
 }
 
 func newSocket(address string, l net.Listener) *socket {
-	return &socket{address: address, listener: l, gone: make(chan struct{}), perClient: make(map[netip.Prefix]int)}
+	return &socket{address: address, listener: l, gone: make(chan struct{}),
+		perClient: make(map[netip.Prefix]int), perSite: make(map[netip.Prefix]int)}
 }
 
 func (k *socket) close() {
@@ -36,8 +39,9 @@ func (k *socket) close() {
 	k.listener.Close()
 }
 
-// take counts a session from the network in, unless a limit is reached; which one is then told.
-func (k *socket) take(network netip.Prefix, t *terms) (refused verdict) {
+// take counts a session of addr in, unless a limit is reached; which one is then told.
+func (k *socket) take(addr netip.Addr, t *terms) (refused verdict) {
+	network := clientNetwork(addr)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
@@ -48,15 +52,21 @@ func (k *socket) take(network netip.Prefix, t *terms) (refused verdict) {
 	}
 	k.total++
 	k.perClient[network]++
+	k.perSite[siteNetwork(addr)]++
 	return welcome
 }
 
-func (k *socket) give(network netip.Prefix) {
+func (k *socket) give(addr netip.Addr) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.total--
-	if k.perClient[network]--; k.perClient[network] == 0 {
-		delete(k.perClient, network)
+	less(k.perClient, clientNetwork(addr))
+	less(k.perSite, siteNetwork(addr))
+}
+
+func less(counts map[netip.Prefix]int, network netip.Prefix) {
+	if counts[network]--; counts[network] == 0 {
+		delete(counts, network)
 	}
 }
 
@@ -99,9 +109,12 @@ func (s *Server) receive(k *socket, c net.Conn) {
 	if !t.set.trusts(p.addr) {
 		v = stranger
 	} else {
-		v = k.take(clientNetwork(p.addr), t)
-		if v == tooMany && s.makeRoom(k, clientNetwork(p.addr)) {
-			v = k.take(clientNetwork(p.addr), t)
+		v = k.take(p.addr, t)
+		if v == tooMany && s.makeRoom(k, p.addr) {
+			v = k.take(p.addr, t)
+		}
+		if v == tooMany {
+			k.full()
 		}
 		if v == welcome {
 			p.socket = k
@@ -109,7 +122,7 @@ func (s *Server) receive(k *socket, c net.Conn) {
 	}
 	if !s.enrol(p) {
 		if p.socket != nil {
-			k.give(clientNetwork(p.addr))
+			k.give(p.addr)
 		}
 		c.Close()
 		return

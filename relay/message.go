@@ -14,7 +14,7 @@ import (
 // and the rest of the body goes nowhere.
 type message struct {
 	scan scanner
-	pace pace
+	lag  lag   // of its client, for the body
 	raw  int64 // octets declared by BDAT so far
 
 	w       Writer

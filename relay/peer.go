@@ -28,19 +28,21 @@ type peer struct {
 
 	mu       sync.Mutex
 	rest     rest
-	deadline time.Time // of the read that is waited for
-	since    time.Time // when that deadline was set
+	waiting  time.Time // since when the client is waited for; zero while it is not
+	lag      lag
 	stopping bool
 	evicted  bool // it lost its place in the socket's count
 	released bool
 }
 
-// rest is what a session that reads is waiting for.
+// rest is what a session that waits for its client is waiting for.
 type rest uint8
 
 const (
-	// working: a body, a chunk or last octets. Nothing but its deadline ends the read.
+	// working: a body or a chunk.
 	working rest = iota
+	// replying: that replies are read.
+	replying
 	// between: the next command of a mail transaction.
 	between
 	// idle: a command, with no mail transaction open.
@@ -87,51 +89,77 @@ func (p *peer) release() {
 	p.raw.Close()
 	if p.socket != nil {
 		if !p.evicted { // which does not change any more
-			p.socket.give(clientNetwork(p.addr))
+			p.socket.give(p.addr)
 		}
 		p.log.Debug("session ended")
 	}
 	p.srv.discharge(p)
 }
 
-// arm sets the deadline of the next read. What the session rests in says who may interrupt the read: stop, when it is
-// idle, and evict, unless it is working. When one of them came already, arm returns errStopping or errCrowded, and there
-// is nothing to read any more.
+// arm begins a wait for the client, which awake ends, and sets the deadline of the next read. stop may interrupt it when r is
+// idle, and evict in any case. When one of them came already, arm returns errStopping or errCrowded, and there is nothing to
+// read any more.
 func (p *peer) arm(deadline time.Time, r rest) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case r == idle && p.stopping:
-		return errStopping
-	case r != working && p.evicted:
-		return errCrowded
+	if err := p.cutShort(r); err != nil {
+		return err
 	}
-	if deadline != p.deadline { // and not another read of the same command line
-		p.deadline, p.since = deadline, time.Now()
-	}
-	p.rest = r
+	p.rest, p.waiting = r, time.Now()
 	p.raw.SetReadDeadline(deadline)
 	return nil
 }
 
-// quietSince returns since when the session has been waiting for a command; ok is false when it is doing anything else.
-func (p *peer) quietSince() (t time.Time, ok bool) {
+// armWrite begins a wait for the client to read replies, which awake ends. One that has lost its place is not waited for.
+func (p *peer) armWrite(limit time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.since, p.rest != working && !p.deadline.IsZero() && !p.evicted && !p.released
+	if p.evicted {
+		limit = min(limit, time.Second)
+	}
+	p.rest, p.waiting = replying, time.Now()
+	p.raw.SetWriteDeadline(p.waiting.Add(limit))
 }
 
-// evict ends a session that waits for a command, and gives its place to another at once. It returns false for one that
-// has got to work since.
+// awake ends a wait in which the client sent n octets, and returns how long it was.
+func (p *peer) awake(n int) (waited time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	waited = time.Since(p.waiting)
+	p.waiting = time.Time{}
+	p.lag.add(waited, octetsWorth(n, p.srv.tune.lively))
+	return waited
+}
+
+// achieved counts what the session got done, as the time that it is worth.
+func (p *peer) achieved(worth time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lag.add(0, worth)
+}
+
+// slowness returns the session's lag at now, and what it waits for; ok is false while it does not wait for its client, or has
+// lost its place.
+func (p *peer) slowness(now time.Time) (d time.Duration, r rest, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.waiting.IsZero() || p.evicted || p.released {
+		return 0, 0, false
+	}
+	return time.Duration(p.lag) + now.Sub(p.waiting), p.rest, true
+}
+
+// evict ends a session that waits for its client, and gives its place to another at once. It returns false for one that has
+// got to work since.
 func (p *peer) evict() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.rest == working || p.evicted || p.released {
+	if p.waiting.IsZero() || p.evicted || p.released {
 		return false
 	}
 	p.evicted = true
-	p.raw.SetReadDeadline(time.Unix(1, 0))
-	p.socket.give(clientNetwork(p.addr))
+	p.raw.SetDeadline(time.Unix(1, 0))
+	p.socket.give(p.addr)
 	return true
 }
 
@@ -140,7 +168,7 @@ func (p *peer) stop() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stopping = true
-	if p.rest == idle {
+	if p.rest == idle && !p.waiting.IsZero() {
 		p.raw.SetReadDeadline(time.Unix(1, 0))
 	}
 }
@@ -155,11 +183,16 @@ func (p *peer) stopped() bool {
 func (p *peer) interrupted(r rest) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.cutShort(r)
+}
+
+// cutShort is interrupted with p.mu held.
+func (p *peer) cutShort(r rest) error {
 	switch {
+	case p.evicted:
+		return errCrowded
 	case r == idle && p.stopping:
 		return errStopping
-	case r != working && p.evicted:
-		return errCrowded
 	}
 	return nil
 }
@@ -172,9 +205,13 @@ func (p *peer) handshake(until time.Time) (*tls.Conn, error) {
 	p.raw.SetWriteDeadline(until)
 	tc := tls.Server(p.raw, p.terms.TLSConfig)
 	err := tc.Handshake()
+	p.awake(0)
 	p.raw.SetWriteDeadline(time.Time{})
 	if err == nil {
 		return tc, nil
+	}
+	if why := p.interrupted(idle); why != nil {
+		return nil, why
 	}
 	hint := ""
 	if _, plain := errors.AsType[tls.RecordHeaderError](err); plain && p.terms.TLS == TLSImplicit {

@@ -239,6 +239,16 @@ func clientAddr(a net.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
+// siteNetwork is what one person may have of many clients: an IPv4 /24, or an IPv6 /48.
+func siteNetwork(a netip.Addr) netip.Prefix {
+	bits := 48
+	if a.Is4() {
+		bits = 24
+	}
+	p, _ := a.Prefix(bits)
+	return p
+}
+
 // clientNetwork is what the limits per client count by: an IPv4 address, or the IPv6 /64 that one host can fill.
 func clientNetwork(a netip.Addr) netip.Prefix {
 	bits := 64

@@ -32,6 +32,7 @@ func (s *session) greet(name string, esmtp bool) { s.helo, s.esmtp = name, esmtp
 // Mail begins a transaction. The library's idea of the address is not used.
 func (s *session) Mail(string, *smtp.MailOptions) error {
 	s.env, s.offered, s.active = s.offered, envelope.Envelope{}, true
+	s.guard.peer.achieved(commandWorth)
 	return nil
 }
 
@@ -39,6 +40,7 @@ func (s *session) Mail(string, *smtp.MailOptions) error {
 func (s *session) Rcpt(string, *smtp.RcptOptions) error {
 	s.env.Recipients = append(s.env.Recipients, s.candidate)
 	s.held = s.offeredRoom
+	s.guard.peer.achieved(commandWorth)
 	return nil
 }
 
@@ -115,6 +117,7 @@ func (s *session) settle(m *message) envelope.Reply {
 		return r
 	}
 	s.guard.tally = tally{}
+	s.guard.peer.achieved(s.guard.peer.srv.tune.stale / 2)
 	return r
 }
 
@@ -135,6 +138,8 @@ func (s *session) broken(err error) envelope.Reply {
 	case errors.Is(err, errNoEnd):
 		g.sending = true
 		r, err = m.refusal, errors.Join(m.cause, err)
+	case errors.Is(err, errCrowded):
+		r = crowded
 	case errors.Is(err, errTooSlow):
 		r = reply(421, 4, 2, "the message came too slowly; closing")
 	default:

@@ -5,13 +5,14 @@ import "time"
 // tuning holds the times and bounds that are not configured. They are values of a Server so that tests can use small
 // ones.
 type tuning struct {
-	// command is how long a whole command line may take to come (RFC 5321 section 4.5.3.2.7).
-	command time.Duration
+	// command is how long a whole command line may take to come (RFC 5321 section 4.5.3.2.7), and dawdle how long a session may
+	// keep the relay waiting in all for commands, and for its replies to be read, since its last accepted message.
+	command, dawdle time.Duration
 	// block is how long a body may stand still (RFC 5321 section 4.5.3.2.5).
 	block time.Duration
-	// grace and rate bound a whole body: it has grace, and a second more for each rate octets that came. A client that
-	// crawls gains no more than it would by keeping quiet between commands, and a scanner that sends each page as it
-	// scans it is well within.
+	// grace and rate bound a whole body: its lag, in which rate octets are worth a second, may grow to grace. So no time is
+	// longer than grace in which fewer than rate octets a second come, however many came before. A scanner that sends each page
+	// as it scans it is well within.
 	grace time.Duration
 	rate  int64
 	// write is how long a client may leave replies unread.
@@ -28,8 +29,12 @@ type tuning struct {
 	// errors, recipients and idle are how many refused commands, refused recipients, and commands that lead nowhere a
 	// session has, counted from its last accepted message.
 	errors, recipients, idle int
-	// stale is how long a session must have waited for a command before a full listener gives its place away.
-	stale time.Duration
+	// stale is the lag from which a full listener gives a session's place away. In it, lively octets are worth a second, an
+	// accepted command is worth commandWorth, and an accepted message half of stale.
+	stale  time.Duration
+	lively int64
+	// full is how long a listener that refused a client for want of a place is reported as full.
+	full time.Duration
 	// hops is the number of Received fields that a message may come with (RFC 5321 section 6.3).
 	hops int
 	// ownRoom is how many octets of memory the recipients of each transaction may take, and sharedRoom how many more those of
@@ -42,6 +47,7 @@ type tuning struct {
 func standardTuning() tuning {
 	return tuning{
 		command:     5 * time.Minute,
+		dawdle:      15 * time.Minute,
 		block:       3 * time.Minute,
 		grace:       5 * time.Minute,
 		rate:        100,
@@ -55,6 +61,8 @@ func standardTuning() tuning {
 		recipients:  1000,
 		idle:        100,
 		stale:       10 * time.Second,
+		lively:      1000,
+		full:        time.Minute,
 		hops:        100,
 		ownRoom:     32 << 10,
 		sharedRoom:  32 << 20,
@@ -65,6 +73,10 @@ func standardTuning() tuning {
 // maxLine is the longest command line in octets, its line end included: RFC 5321 section 4.5.3.1.4 asks for 512, and
 // the parameters of RFC 3461 and RFC 6531 add about a thousand.
 const maxLine = 4096
+
+// commandWorth is what an accepted MAIL or RCPT counts for against the time that a session waits: a client that needs longer
+// for one, again and again, is slow.
+const commandWorth = 100 * time.Millisecond
 
 // smallChunk is how long a chunk that is not the last must be, in octets, to count as progress of a message: chunks of an
 // octet make the relay work and lead nowhere.

@@ -13,8 +13,9 @@ func (g *guard) flush() error {
 	if len(g.out) == 0 {
 		return nil
 	}
-	g.conn.SetWriteDeadline(time.Now().Add(g.peer.srv.tune.write))
+	g.peer.armWrite(g.peer.srv.tune.write)
 	_, err := g.conn.Write(g.out)
+	g.tally.lag.add(g.peer.awake(0), 0)
 	g.out = g.out[:0]
 	if err != nil {
 		g.ended = true
@@ -23,38 +24,40 @@ func (g *guard) flush() error {
 }
 
 // fill reads more octets into buf behind those that are there, after a flush: a client waits for the replies to what
-// it sent before it sends more. There is room in buf when the caller used up what a line or a scanner can use.
-func (g *guard) fill(deadline time.Time, r rest) error {
+// it sent before it sends more. There is room in buf when the caller used up what a line or a scanner can use. It returns how
+// long the client was waited for.
+func (g *guard) fill(deadline time.Time, r rest) (waited time.Duration, err error) {
 	if err := g.flush(); err != nil {
-		return err
+		return 0, err
 	}
 	if g.readErr != nil {
-		return g.readErr
+		return 0, g.readErr
 	}
 	if g.r > 0 {
 		g.w = copy(g.buf, g.buf[g.r:g.w])
 		g.r = 0
 	}
 	if err := g.peer.arm(deadline, r); err != nil {
-		return err
+		return 0, err
 	}
 	n, err := g.conn.Read(g.buf[g.w:])
+	waited = g.peer.awake(n)
 	g.w += n
 	if n > 0 {
 		g.readErr = err
-		return nil
+		return waited, nil
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		if why := g.peer.interrupted(r); why != nil {
-			return why
+			return waited, why
 		}
 	}
-	return err
+	return waited, err
 }
 
 // line returns the next command line without its line end and trailing spaces (RFC 5321 section 4.1.1). A bare LF
 // ends a command too: old devices send it, and where a command ends decides nothing about where a body does. The
-// whole line must come within one deadline, octet by octet or not.
+// whole line must come within one deadline, octet by octet or not, and all lines of a session within another.
 func (g *guard) line() (string, error) {
 	var deadline time.Time
 	looked := 0
@@ -84,16 +87,32 @@ func (g *guard) line() (string, error) {
 			g.shrink()
 		}
 		if deadline.IsZero() {
-			deadline = time.Now().Add(g.peer.srv.tune.command)
+			deadline = time.Now().Add(g.patience())
 		}
 		r := idle
 		if g.session.active {
 			r = between
 		}
-		if err := g.fill(deadline, r); err != nil {
+		waited, err := g.fill(deadline, r)
+		g.tally.lag.add(waited, 0)
+		if m := g.session.message; m != nil {
+			m.lag.add(waited, 0)
+		}
+		if err != nil {
 			return "", err
 		}
 	}
+}
+
+// patience returns how long the next command may take to come. Between the chunks of a message it is part of the message's own
+// time, or chunks would buy a client more time than octets do.
+func (g *guard) patience() time.Duration {
+	t := &g.peer.srv.tune
+	d := min(t.command, t.dawdle-time.Duration(g.tally.lag))
+	if m := g.session.message; m != nil {
+		d = min(d, t.grace-time.Duration(m.lag))
+	}
+	return d
 }
 
 var cr = []byte{'\r'}
@@ -121,29 +140,16 @@ func (g *guard) shrink() {
 	}
 }
 
-// pace is how fast a body comes.
-type pace struct {
-	start time.Time
-	got   int64
-}
-
-// fillBody reads more of a body. It returns io.ErrUnexpectedEOF when the client is gone and errTooSlow when it is
-// slower than the tuning allows.
-func (g *guard) fillBody(p *pace) error {
+// fillBody reads more of a body whose lag is l. It returns io.ErrUnexpectedEOF when the client is gone and errTooSlow when it
+// is slower than the tuning allows.
+func (g *guard) fillBody(l *lag) error {
 	if g.w == len(g.buf) {
 		g.grow()
 	}
-	t, now := &g.peer.srv.tune, time.Now()
-	if p.start.IsZero() {
-		p.start = now
-	}
-	deadline := now.Add(t.block)
-	if whole := p.start.Add(t.grace + time.Duration(p.got/t.rate)*time.Second); whole.Before(deadline) {
-		deadline = whole
-	}
+	t := &g.peer.srv.tune
 	before := g.w - g.r
-	err := g.fill(deadline, working)
-	p.got += int64(g.w - g.r - before)
+	waited, err := g.fill(time.Now().Add(min(t.block, t.grace-time.Duration(*l))), working)
+	l.add(waited, octetsWorth(g.w-g.r-before, t.rate))
 	switch {
 	case err == nil:
 		return nil
@@ -171,7 +177,7 @@ func (g *guard) readBody(m *message) error {
 		case m.drained > g.peer.srv.tune.drain:
 			return errNoEnd
 		}
-		if err := g.fillBody(&m.pace); err != nil {
+		if err := g.fillBody(&m.lag); err != nil {
 			return err
 		}
 	}
@@ -184,7 +190,7 @@ var errNoEnd = errors.New("the refused message does not end")
 func (g *guard) readChunk(m *message, n int64) error {
 	for n > 0 {
 		if g.r == g.w {
-			if err := g.fillBody(&m.pace); err != nil {
+			if err := g.fillBody(&m.lag); err != nil {
 				return err
 			}
 		}
@@ -204,10 +210,10 @@ func (g *guard) readChunk(m *message, n int64) error {
 }
 
 // skip reads n octets that nobody wants.
-func (g *guard) skip(n int64, p *pace) error {
+func (g *guard) skip(n int64, l *lag) error {
 	for n > 0 {
 		if g.r == g.w {
-			if err := g.fillBody(p); err != nil {
+			if err := g.fillBody(l); err != nil {
 				return err
 			}
 		}

@@ -152,7 +152,7 @@ const leastSize = 1 << 20
 // troubles returns what keeps mail from being taken or handed on that no one smarthost is to blame for. Each room tells
 // of its own; a room that refuses mail adds its reason here.
 func (d *daemon) troubles() []string {
-	out := d.queue.Troubles()
+	out := append(d.queue.Troubles(), d.relay.Troubles()...)
 	if n := d.router.MaxSize(); n > 0 && n < leastSize {
 		out = append(out, fmt.Sprintf("messages over %d octets are refused: no smarthost offers to take more", n))
 	}
