@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // sendmail is Sendmail's sendmail with a folder of its own.
@@ -152,4 +153,31 @@ func TestSendmail_AsLANServerHandsOverEveryShapeUnchanged(t *testing.T) {
 	}
 	c.waitUntilEmpty(t)
 	c.box(ann).mustHold(t, len(sent))
+}
+
+// A sendmail whose MaxDaemonChildren is reached closes its listening socket: further connections are refused, while
+// those that stand go on. relayd must use fewer connections and not take the host for dead.
+func TestSendmail_ALimitOfChildrenIsNoOutage(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t)
+	ca := newAuthority(t, r)
+	backend := startBackend(t, r)
+	s := startSendmailSmarthost(t, r, ca.issue(t, "smarthost.example", 0), backend, "define(‹confMAX_DAEMON_CHILDREN›, ‹2›)\n")
+	relay := startRelay(t, r, settings{
+		host: s.addr(), username: username, password: housePassword, ca: ca.file, route: "max_connections = 10",
+	})
+	const count = 100
+	began := time.Now()
+	for i := range count {
+		if err := submit("127.0.0.1:"+relay.port, plain(fmt.Sprintf("limit-%d", i)), ann); err != nil {
+			t.Fatal(err)
+		}
+	}
+	relay.waitUntilEmpty(t)
+	t.Logf("%d messages in %v", count, time.Since(began).Round(time.Millisecond))
+	backend.waitUntilEmpty(t)
+	backend.mailbox(ann).mustHold(t, count)
+	if said := relay.said(t); strings.Contains(said, "host down") {
+		t.Errorf("relayd takes the host for dead:\n%s", said)
+	}
 }
