@@ -64,8 +64,11 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, l *lane, begun *bool) {
 	route := l.name
 	r, err := q.load(sl.ID, c)
 	switch {
-	case errors.Is(err, errDamaged), errors.Is(err, ErrNotFound):
-		q.unreadable(it, sl, nil, err)
+	case errors.Is(err, ErrNotFound):
+		q.unreadable(it, sl, errors.New("its record is missing"))
+		return
+	case errors.Is(err, errDamaged):
+		q.unreadable(it, sl, err)
 		return
 	case err != nil: // the store is away and the queue is closing; nothing is known of the message
 		it.handedOn = true
@@ -94,7 +97,7 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, l *lane, begun *bool) {
 	a := q.deliver(r, indexes, route, content)
 	switch {
 	case content.err != nil && !a.Decided():
-		q.unreadable(it, sl, r, content.err)
+		q.unreadable(it, sl, content.err)
 	case a.Site != nil:
 		it.handedOn = true
 		q.scheduler.post(func() { q.scheduler.finishSite(it, next, route, a.Site, a.RetryAt) })
@@ -249,29 +252,16 @@ func (q *Queue) slotOf(r *record) slot {
 	return r.slot(joinRoutes(q.transport().Legs(r.Origin, r.pick(r.unsettled()))))
 }
 
-// unreadable sets a message aside whose record or content cannot be read, and tells its sender where the record r says
-// who that is; r is nil when it cannot be read itself.
-func (q *Queue) unreadable(it *item, sl slot, r *record, cause error) {
-	changes := []*change{{id: sl.ID, oldSlot: sl, hasOld: true, quarantine: cause.Error()}}
-	var reports []*report
-	if r != nil {
-		v := verdict{record: r.clone(), failed: r.unsettled(), words: map[int]string{}}
-		for _, i := range v.failed {
-			v.words[i] = "The message was damaged on the disk of the mail relay and cannot be sent; please send it again."
-		}
-		reports = q.reports(&v, v.notices(envelope.Attempt{}, Policy{}, q.now()), "", nil)
-		for _, rep := range reports {
-			changes = append(changes, rep.change())
-		}
-	}
+// unreadable sets a message aside whose record or content cannot be read. tellQuarantine does the rest.
+func (q *Queue) unreadable(it *item, sl slot, cause error) {
 	it.handedOn = true
-	q.committer.submit(&request{changes: changes, keep: true, done: func(err error) {
+	aside := &change{id: sl.ID, oldSlot: sl, hasOld: true, quarantine: cause.Error()}
+	q.committer.submit(&request{changes: []*change{aside}, keep: true, done: func(err error) {
 		if err != nil {
 			return
 		}
-		q.log.Error("a message cannot be read; it is set aside in quarantine", "queue_id", sl.ID.String(), "error", cause)
 		q.quarantined.Add(1)
-		q.takeOver(sl.ID, reports)
+		q.noteAside()
 		q.scheduler.post(func() { q.scheduler.finishGone(it) })
 	}})
 }
@@ -349,8 +339,8 @@ func (c *content) inline() ([]byte, error) {
 }
 
 func (c *content) damaged(cause error) error {
-	c.err = fmt.Errorf("%w: %w", errDamaged, cause)
-	return c.err
+	c.err = cause
+	return cause
 }
 
 // start returns at most limit octets from the start of the content.

@@ -13,7 +13,11 @@ import (
 
 // A message outside of a queue is two files: ID.eml with its content, octet by octet, and ID.json with all that the queue
 // knows of it. The second is written when the first is complete.
+//
+// Of a message in quarantine the files are ID.damaged.eml, with what there is of its content, and ID.damaged, with what there
+// is of its record. An import does not take them.
 const (
+	damagedSuffix = ".damaged"
 	contentSuffix = ".eml"
 	recordSuffix  = ".json"
 	exportFormat  = 1
@@ -24,6 +28,8 @@ type exported struct {
 	Format  int     `json:"format"`
 	ID      string  `json:"id"`
 	Message *record `json:"message"`
+	// Quarantine is set for a message in quarantine; Message is then what can be read of its record.
+	Quarantine *aside `json:"quarantine,omitempty"`
 }
 
 // Export writes the messages with the given ids, or all of the queue for none, to files in dir, which is created when it
@@ -43,7 +49,13 @@ func (r *Reader) Export(dir string, ids []string) (n int, err error) {
 		n++
 	}
 	if len(ids) > 0 {
-		err = r.exportNamed(ids, export)
+		err = r.exportNamed(ids, export, func(a *aside) {
+			if err := r.exportAside(dir, a); err != nil {
+				fail(a.ID, err)
+				return
+			}
+			n++
+		})
 	} else {
 		err = r.exportAll(export, fail)
 	}
@@ -57,8 +69,9 @@ func MakeExportFolder(dir string) error { return os.MkdirAll(dir, 0o700) }
 func FinishExport(dir string) error { return syncDir(dir) }
 
 // exportNamed calls export with the messages of these ids, when all of them are in the queue.
-func (r *Reader) exportNamed(ids []string, export func(*record)) error {
+func (r *Reader) exportNamed(ids []string, export func(*record), exportAside func(*aside)) error {
 	var records []*record
+	var asides []*aside
 	missing := &NotFoundError{}
 	for _, s := range ids {
 		id, err := ParseID(s)
@@ -67,6 +80,13 @@ func (r *Reader) exportNamed(ids []string, export func(*record)) error {
 			continue
 		}
 		rec, err := r.store.record(id)
+		if errors.Is(err, ErrNotFound) {
+			var a *aside
+			if a, err = r.store.aside(id); err == nil {
+				asides = append(asides, a)
+				continue
+			}
+		}
 		switch {
 		case errors.Is(err, ErrNotFound):
 			missing.IDs = append(missing.IDs, s)
@@ -81,7 +101,19 @@ func (r *Reader) exportNamed(ids []string, export func(*record)) error {
 	for _, rec := range records {
 		export(rec)
 	}
+	for _, a := range asides {
+		exportAside(a)
+	}
 	return nil
+}
+
+func (r *Reader) exportAside(dir string, a *aside) error {
+	_, content, err := openAside(r.read, r.spool, a.ID)
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	return saveAside(dir, a, content)
 }
 
 func (r *Reader) exportAll(export func(*record), fail func(ID, error)) error {
@@ -112,7 +144,35 @@ func (r *Reader) exportOne(dir string, rec *record) error {
 
 // encodeExported returns what ID.json holds, in one line.
 func encodeExported(rec *record) ([]byte, error) {
-	return json.Marshal(exported{exportFormat, rec.ID.String(), rec})
+	return json.Marshal(exported{Format: exportFormat, ID: rec.ID.String(), Message: rec})
+}
+
+func encodeAside(a *aside) ([]byte, error) {
+	rec, _ := a.record()
+	return json.Marshal(exported{Format: exportFormat, ID: a.ID.String(), Message: rec, Quarantine: a})
+}
+
+// saveAside writes the two files of a message in quarantine.
+func saveAside(dir string, a *aside, content io.Reader) error {
+	text, err := encodeAside(a)
+	if err != nil {
+		return err
+	}
+	base := filepath.Join(dir, a.ID.String()+damagedSuffix)
+	err = writeFileFrom(base+contentSuffix, func(w io.Writer) error { _, err := io.Copy(w, content); return err })
+	if err != nil {
+		return err
+	}
+	return writeIndented(base, text)
+}
+
+func writeIndented(path string, text []byte) error {
+	var b bytes.Buffer
+	if err := json.Indent(&b, text, "", "  "); err != nil {
+		return err
+	}
+	b.WriteByte('\n')
+	return writeFileFrom(path, func(w io.Writer) error { _, err := b.WriteTo(w); return err })
 }
 
 // saveExported writes the two files of a message, whose content must be as rec says.
@@ -122,12 +182,7 @@ func saveExported(dir string, rec *record, text []byte, content io.Reader) error
 	if err != nil {
 		return err
 	}
-	var b bytes.Buffer
-	if err := json.Indent(&b, text, "", "  "); err != nil {
-		return err
-	}
-	b.WriteByte('\n')
-	return writeFileFrom(base+recordSuffix, func(w io.Writer) error { _, err := b.WriteTo(w); return err })
+	return writeIndented(base+recordSuffix, text)
 }
 
 // Export returns a message of a queue that is running, as SaveExported takes it: what ID.json holds as a line, then the
@@ -137,11 +192,19 @@ func (q *Queue) Export(id string) (io.ReadCloser, error) {
 	if n := q.exports.Add(1); n%exportRelease == 0 {
 		_ = q.committer.read((*store).release) // the memory is the system's to take back in any case
 	}
+	var text []byte
 	rec, content, err := openMessage(q.committer.read, q.spool, id)
-	if err != nil {
+	if n, parseErr := ParseID(id); errors.Is(err, ErrNotFound) && parseErr == nil {
+		var a *aside
+		if a, content, err = openAside(q.committer.read, q.spool, n); err == nil {
+			text, err = encodeAside(a)
+		}
+	} else if err == nil {
+		text, err = encodeExported(rec)
+	}
+	if content == nil {
 		return nil, err
 	}
-	text, err := encodeExported(rec)
 	if err != nil {
 		return nil, errors.Join(err, content.Close())
 	}
@@ -161,6 +224,14 @@ func SaveExported(dir string, from io.Reader) error {
 	line, err := r.ReadBytes('\n')
 	if err != nil {
 		return fmt.Errorf("a message ends before its content: %w", noEOF(err))
+	}
+	var damaged exported
+	if json.Unmarshal(line, &damaged) == nil && damaged.Quarantine != nil {
+		a := damaged.Quarantine
+		if a.ID, err = ParseID(damaged.ID); err != nil {
+			return err
+		}
+		return saveAside(dir, a, r)
 	}
 	rec, err := decodeExported(line)
 	if err != nil {

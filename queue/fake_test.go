@@ -235,6 +235,3 @@ func (s *syncBuffer) String() string {
 	defer s.mu.Unlock()
 	return s.b.String()
 }
-
-// time returns when the id was given out.
-func (id ID) time() time.Time { return time.UnixMilli(int64(id >> idRandomBits)) }

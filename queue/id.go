@@ -34,6 +34,9 @@ func (id ID) String() string {
 // idAt returns the lowest id that can have been given out at t.
 func idAt(t time.Time) ID { return ID(t.UnixMilli()) << idRandomBits }
 
+// time returns when the id was given out.
+func (id ID) time() time.Time { return time.UnixMilli(int64(id >> idRandomBits)) }
+
 // ParseID reads an id in either case.
 func ParseID(s string) (ID, error) {
 	if len(s) != idLength {

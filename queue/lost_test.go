@@ -92,6 +92,9 @@ func (w waitingQueue) live(t *testing.T, dir string) (a aftermath) {
 		c := r.Counts()
 		return c.Active+c.Deferred+c.Held == 0
 	})
+	until(t, "the log to name what is in quarantine", func() bool {
+		return strings.Count(log.String(), "message quarantined") == r.Counts().Quarantined
+	})
 	a.log = log.String()
 	a.told = a.told || strings.Contains(a.log, "level=ERROR")
 	tr.mu.Lock()

@@ -42,26 +42,35 @@ func (q *Queue) Apply(action Action, ids []string) (Applied, error) {
 			parsed = append(parsed, id)
 		}
 	}
-	var claimed []*item
-	var asked []ID
-	ok := q.scheduler.do(func() {
-		for _, id := range parsed {
+	asides, err := q.asidesAmong(parsed)
+	if err != nil {
+		return Applied{}, err
+	}
+	others := slices.DeleteFunc(parsed, func(id ID) bool { return slices.Contains(asides, id) })
+	find := func() {
+		for _, id := range others {
 			if q.scheduler.items[id] == nil {
 				missing.IDs = append(missing.IDs, id.String())
 			}
 		}
-		if len(missing.IDs) == 0 {
-			claimed, asked = q.claim(action, parsed)
-		}
-	})
-	if !ok {
+	}
+	if !q.scheduler.do(find) {
 		return Applied{}, ErrClosed
 	}
 	if len(missing.IDs) > 0 {
 		return Applied{}, missing
 	}
-	var out Applied
-	return out, q.apply(&out, action, claimed, asked)
+	if err := q.applyAside(action, asides); err != nil {
+		return Applied{}, err
+	}
+	out := Applied{Done: names(asides)}
+	var claimed []*item
+	var asked []ID
+	if !q.scheduler.do(func() { claimed, asked = q.claim(action, others) }) {
+		return out, ErrClosed
+	}
+	err = q.apply(&out, action, claimed, asked)
+	return out, err
 }
 
 // apply operates on what was claimed for action, and adds to out what comes of it.
@@ -169,7 +178,7 @@ func (q *Queue) operate(items []*item, actions []Action) error {
 	for _, it := range items {
 		op, err := q.operateOne(it, actions)
 		if errors.Is(err, errDamaged) {
-			q.unreadable(it, it.slot, nil, err)
+			q.unreadable(it, it.slot, err)
 			continue
 		}
 		if err != nil {
@@ -429,10 +438,15 @@ func show(read reading, id string, now time.Time) (Detail, error) {
 		return Detail{}, &NotFoundError{IDs: []string{id}}
 	}
 	var r *record
+	var a *aside
 	err = read(func(s *store) (err error) {
-		if r, err = s.record(n); errors.Is(err, ErrNotFound) {
-			r, err = s.history(n)
+		if r, err = s.record(n); !errors.Is(err, ErrNotFound) {
+			return err
 		}
+		if a, err = s.aside(n); !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		r, err = s.history(n)
 		return err
 	})
 	if errors.Is(err, ErrNotFound) {
@@ -441,11 +455,19 @@ func show(read reading, id string, now time.Time) (Detail, error) {
 	if err != nil {
 		return Detail{}, err
 	}
+	if a != nil {
+		return a.detail(now), nil
+	}
 	return Detail{Entry: r.entry(now), Envelope: r.Envelope, Origin: r.Origin, Events: r.Events, Gone: r.Gone}, nil
 }
 
 func openBody(read reading, sp spool, id string) (io.ReadCloser, error) {
 	_, body, err := openMessage(read, sp, id)
+	if n, parseErr := ParseID(id); errors.Is(err, ErrNotFound) && parseErr == nil {
+		if _, left, asideErr := openAside(read, sp, n); asideErr == nil {
+			return left, nil
+		}
+	}
 	return body, err
 }
 

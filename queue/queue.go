@@ -43,6 +43,8 @@ type Queue struct {
 	pending     atomic.Int64 // messages that are arriving
 	bytes       atomic.Int64 // of content in the queue
 	quarantined atomic.Int64
+	asideMu     sync.Mutex    // held while a message in quarantine is told of, released or deleted
+	setAside    chan struct{} // see noteAside
 	exports     atomic.Uint64 // messages that were exported
 	traffic     traffic
 	unrecorded  atomic.Int64 // outcomes that wait to be committed
@@ -84,7 +86,7 @@ func Open(o Options) (*Queue, error) {
 		return nil, errors.Join(err, unlockQueue(lock))
 	}
 	q := &Queue{dir: o.Dir, lock: lock, spool: spool, log: o.Log,
-		free: freeSpace{dir: o.Dir, spool: spool.dir}}
+		setAside: make(chan struct{}, 1), free: freeSpace{dir: o.Dir, spool: spool.dir}}
 	q.free.watch = &q.watch
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	patience := outcomePatience
@@ -161,6 +163,7 @@ func (q *Queue) Start() {
 	q.others.Go(q.warnings)
 	q.others.Go(q.audit)
 	q.others.Go(q.watchIntake)
+	q.others.Go(q.tellQuarantine)
 }
 
 // Configure replaces the transport, the name in reports and the policy, and has every route tried anew.

@@ -381,11 +381,7 @@ func (s *salvage) content(r *record) error {
 	if r.Spooled {
 		return s.spool.verify(r)
 	}
-	body, err := s.st.body(r.ID)
-	if err == nil && checksum(body) != r.Sum {
-		err = errors.New("its content does not match its checksum")
-	}
-	return err
+	return s.st.verifyBody(r)
 }
 
 // verify looks at every message of the new queue, sets aside what cannot be delivered, and makes the due index.

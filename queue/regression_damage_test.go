@@ -73,8 +73,8 @@ func TestDamage_SettingAsideTwiceKeepsTheRecord(t *testing.T) {
 		}
 	}
 	err = st.db.View(func(tx *bolt.Tx) error {
-		if v := tx.Bucket(bucketQuarantine()).Get(idKey(5)); !bytes.HasSuffix(v, put.putValue) {
-			t.Errorf("what was set aside is %q", v)
+		if a := decodeAside(5, tx.Bucket(bucketQuarantine()).Get(idKey(5))); a.Why != "why" || !bytes.Equal(a.Record, put.putValue) {
+			t.Errorf("what was set aside is %+v", a)
 		}
 		return nil
 	})

@@ -71,8 +71,11 @@ type change struct {
 	// again is set when the change was committed before, in a commit that failed: it may be in the store already.
 	again   bool
 	history *record // the line of history that stays
-	// quarantine sets the stored record aside as it is, for a person to look at.
-	quarantine string
+	// quarantine sets the stored record aside as it is, for the reason that it says. told notes that everybody knows of that,
+	// unquarantine takes the message out of quarantine.
+	quarantine   string
+	told         bool
+	unquarantine bool
 	// prune removes lines of history whose message was settled before it, at most pruneLimit; pruned says how many.
 	prune  time.Time
 	pruned int
@@ -369,7 +372,9 @@ func (s *store) append(deltas []delta) error {
 }
 
 // direct reports whether the change is one of the rare ones that depend on what the database holds. They are made there.
-func (c *change) direct() bool { return c.quarantine != "" || !c.prune.IsZero() }
+func (c *change) direct() bool {
+	return c.quarantine != "" || c.told || c.unquarantine || !c.prune.IsZero()
+}
 
 func (s *store) commitDirectly(changes []*change) error {
 	if err := s.flush(); err != nil {
@@ -442,24 +447,15 @@ func (b buckets) apply(c *change) error {
 	if err := l.write(b); err != nil {
 		return err
 	}
-	if c.quarantine != "" {
-		return b.setAside(idKey(c.id), c.quarantine)
+	switch {
+	case c.quarantine != "":
+		return b.setAside(c.id, c.quarantine)
+	case c.told:
+		return b.tell(c.id)
+	case c.unquarantine:
+		return b.quarantine.Delete(idKey(c.id))
 	}
 	return nil
-}
-
-func (b buckets) setAside(key []byte, why string) error {
-	// What a Get returned may not be handed to Put while the bucket changes beneath it.
-	old := append([]byte(nil), b.envelopes.Get(key)...)
-	if old == nil && b.quarantine.Get(key) != nil {
-		return nil // applied before, in a commit that said it had failed
-	}
-	v := binary.BigEndian.AppendUint16(nil, uint16(len(why)))
-	v = append(append(v, why...), old...)
-	if err := b.quarantine.Put(key, v); err != nil {
-		return err
-	}
-	return b.envelopes.Delete(key) // its content stays in bodies or in the spool
 }
 
 // pruneLimit is how many lines of history one commit removes.

@@ -35,6 +35,8 @@ const (
 	StateHeld     = "held"     // waits for an operator
 	// StateUndeliverable is that of a report that nobody got. It is held, too.
 	StateUndeliverable = "undeliverable"
+	// StateQuarantined is that of a message which is damaged, and is not delivered.
+	StateQuarantined = "quarantined"
 )
 
 // WaitsForPace: a deferred message waits for its turn in the pace of its route, whose next slot is at NextAttempt. It is
@@ -84,7 +86,7 @@ type Detail struct {
 }
 
 // Event is one step of a message's life. What is one of received, delivered, deferred, failed, reported, held,
-// released, retry, rerouted, deleted and asked (for too late).
+// released, retry, rerouted, quarantined, deleted and asked (for too late).
 type Event struct {
 	At         time.Time `json:"at"`
 	What       string    `json:"what"`

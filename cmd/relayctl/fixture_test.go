@@ -205,6 +205,17 @@ func (q *memoryQueue) List(after string, limit int) ([]queue.Entry, error) {
 	return out, nil
 }
 
+func (q *memoryQueue) Quarantined(string, int) (out []queue.Entry, next string, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for i := range q.damaged {
+		out = append(out, queue.Entry{ID: queue.ID(i + 1).String(), State: queue.StateQuarantined, ReversePath: "alice@example.com",
+			ReceivedAt: time.Now().Add(-90 * time.Second), LastError: "its content does not match its checksum",
+			Recipients: []queue.EntryRecipient{{Address: "bob@example.net", Status: queue.StatusWaiting}}})
+	}
+	return out, "", nil
+}
+
 func (q *memoryQueue) Show(id string) (queue.Detail, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

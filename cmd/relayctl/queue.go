@@ -22,6 +22,9 @@ delivered, reported to its sender, or deleted here. A message is one of
   paced     waiting for nothing but its turn: its account may send no more just now
   held      waiting for an operator (queue hold) until it is released (queue release)
 
+A message that is damaged on the disk is quarantined. It is not delivered, and its sender
+is told. "queue list --state quarantined" shows it.
+
 A message is named by its ID, which "queue list" shows, which is in relayd's log lines,
 and which the 250 gave to the client that handed it in. Small letters do as well.`,
 		Example: `  relayctl queue list

@@ -43,7 +43,10 @@ func releaseAction() action {
 		suggestFor: []string{"unhold", "resume", "continue", "thaw"},
 		short:      "Let messages that are held go on",
 		long: `Ends the hold of messages and makes them due at once. Messages that were not held are
-left as they are.`,
+left as they are.
+
+A quarantined message goes back into the queue, if its content is as it was, for example
+once a file of the spool is back. Its sender was told that it failed.`,
 		example: `  relayctl queue release 1M8063JNNNMR7
   relayctl queue release --all`,
 	}
@@ -83,7 +86,8 @@ func deleteAction() action {
 		short:      "Remove messages without delivering or reporting them",
 		long: `Removes messages for good. Nobody gets them and their senders are not told. The content
 is gone; the history of each message stays for as long as others do. The exit code is 1
-when a message was delivered before it could be deleted, or is still being delivered.
+when a message was delivered before it could be deleted, or is still being delivered. A
+quarantined message is removed when it is named.
 
 With --all, the question has to be answered on the terminal; without a terminal, as in
 a script, --yes is needed.`,

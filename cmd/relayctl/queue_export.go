@@ -22,7 +22,8 @@ func (a *app) queueExportCommand() *cobra.Command {
 		Long: `Writes each message of the queue, or those that are named, to two files in DIR: ID.eml
 has its content, octet by octet, and ID.json what "queue import" needs to take it up
 where it was: envelope, state of each recipient, attempts, hold, and what happened to it.
-Files of the same names are replaced. The queue stays as it is.
+Files of the same names are replaced. The queue stays as it is. A quarantined message is
+written when it is named, to ID.damaged.eml and ID.damaged, which no import takes.
 
 relayd may be running, and goes on. Each message is then written as it is at its moment:
 one that leaves the queue meanwhile is written or not, one that comes meanwhile likewise.

@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"iter"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,6 +17,7 @@ import (
 
 func (a *app) queueListCommand() *cobra.Command {
 	var asJSON bool
+	var state string
 	cmd := &cobra.Command{
 		Use:        "list",
 		Aliases:    []string{"ls"},
@@ -27,7 +31,8 @@ func (a *app) queueListCommand() *cobra.Command {
   SENDER      the reverse-path; <> for a report, which has none
   RECIPIENTS  one that still waits, and how many more there are
   STATE       active, deferred or held; paced is deferred by nothing but the pace;
-              undeliverable is a report that nobody got, held for you to read
+              undeliverable is a report that nobody got, held for you to read;
+              quarantined is damaged, and listed with --state quarantined only
   NEXT        when it is tried again; "now" when it only waits for its turn; of paced
               mail when the next message may go, which may be another one
   ATTEMPTS    tries so far; those on which no smarthost could be used do not count
@@ -41,27 +46,60 @@ With --json it is an array of objects with id, state, reverse_path, recipients
 (left out while held or undeliverable), attempts, last_error, smarthost, and waits_for ("pace") where it
 is deferred by the pace; times are RFC 3339. An empty queue is [].`,
 		Example: `  relayctl queue list
+  relayctl queue list --state held
   relayctl queue list --json | jq -r '.[] | select(.state == "held") | .id'`,
-		Args: noArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if state != "" && !slices.Contains(listStates(), state) {
+				return misuse(cmd, "there is no state %q; there are %s", state, strings.Join(listStates(), ", "))
+			}
+			return noArgs(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			src, err := a.open(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer src.Close()
+			entries := inState(cmd.Context(), src, state)
 			if asJSON {
-				return a.listJSON(cmd.Context(), src)
+				return a.listJSON(entries)
 			}
-			return a.listTable(cmd.Context(), src)
+			return a.listTable(entries, state)
 		},
 	}
+	cmd.Flags().StringVar(&state, "state", "", "only messages in this state: "+strings.Join(listStates(), ", "))
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a JSON array, for programs")
 	return cmd
 }
 
-func (a *app) listJSON(ctx context.Context, src source) error {
+// listStates are the words that --state takes: those that the list shows.
+func listStates() []string {
+	return []string{queue.StateActive, queue.StateDeferred, statePaced, queue.StateHeld, queue.StateUndeliverable,
+		queue.StateQuarantined}
+}
+
+const statePaced = "paced"
+
+// inState returns the messages in a state, or those of the queue for "".
+func inState(ctx context.Context, src source, state string) iter.Seq2[queue.Entry, error] {
+	if state == queue.StateQuarantined {
+		return src.AllQuarantined(ctx)
+	}
+	return func(yield func(queue.Entry, error) bool) {
+		for e, err := range src.All(ctx) {
+			if err == nil && state != "" && stateWord(e) != state {
+				continue
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
+func (a *app) listJSON(entries iter.Seq2[queue.Entry, error]) error {
 	array := &jsonArray{w: a.out}
-	for e, err := range src.All(ctx) {
+	for e, err := range entries {
 		if err != nil {
 			return err
 		}
@@ -72,7 +110,7 @@ func (a *app) listJSON(ctx context.Context, src source) error {
 	return array.end()
 }
 
-func (a *app) listTable(ctx context.Context, src source) error {
+func (a *app) listTable(entries iter.Seq2[queue.Entry, error], state string) error {
 	columns := 0
 	if term, ok := terminalOf(a.out); ok {
 		columns = term.columns
@@ -93,7 +131,7 @@ func (a *app) listTable(ctx context.Context, src source) error {
 		rows = rows[:0]
 		return err
 	}
-	for e, err := range src.All(ctx) {
+	for e, err := range entries {
 		if err != nil {
 			return err
 		}
@@ -106,6 +144,10 @@ func (a *app) listTable(ctx context.Context, src source) error {
 		}
 	}
 	if err := flush(); err != nil {
+		return err
+	}
+	if total == 0 && state != "" {
+		_, err := fmt.Fprintf(a.out, "No message is %s.\n", state)
 		return err
 	}
 	if total == 0 {
@@ -182,7 +224,7 @@ func listRow(e queue.Entry, now time.Time) []string {
 // stateWord is a message's state for people.
 func stateWord(e queue.Entry) string {
 	if e.WaitsFor == queue.WaitsForPace {
-		return "paced"
+		return statePaced
 	}
 	return clean(e.State)
 }
@@ -190,7 +232,8 @@ func stateWord(e queue.Entry) string {
 // next says when a message is tried again.
 func next(e queue.Entry, now time.Time) string {
 	switch {
-	case e.State == queue.StateHeld, e.State == queue.StateUndeliverable, e.NextAttempt.IsZero() && e.State != queue.StateActive:
+	case e.State == queue.StateHeld, e.State == queue.StateUndeliverable, e.State == queue.StateQuarantined,
+		e.NextAttempt.IsZero() && e.State != queue.StateActive:
 		return "-"
 	case !e.NextAttempt.After(now):
 		return "now"

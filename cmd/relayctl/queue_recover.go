@@ -57,7 +57,7 @@ func recoveredText(r queue.Recovered) string {
 		fmt.Fprintf(&b, "Held, since they may have been delivered before: %d. See \"relayctl queue list\"; release or delete them.\n", r.Held)
 	}
 	if r.Quarantined > 0 {
-		fmt.Fprintf(&b, "In quarantine, since they are damaged or incomplete: %d.\n", r.Quarantined)
+		fmt.Fprintf(&b, "In quarantine, since they are damaged or incomplete: %d. See \"relayctl queue list --state quarantined\".\n", r.Quarantined)
 	}
 	if r.Commits > 0 {
 		fmt.Fprintf(&b, "Not saved: %s of the journal.\n", count(r.Commits, "commit", "commits"))

@@ -134,6 +134,8 @@ func stateWords(d queue.Detail, now time.Time) string {
 	switch {
 	case d.Gone:
 		return "has left the queue"
+	case d.State == queue.StateQuarantined:
+		return "quarantined: damaged, not delivered; see \"relayctl queue release\" and \"relayctl queue delete\""
 	case d.State == queue.StateHeld:
 		return "held, until \"relayctl queue release\""
 	case d.State == queue.StateUndeliverable:

@@ -16,6 +16,7 @@ import (
 // source is where the reading commands get their answers: the daemon, or its store when it is down.
 type source interface {
 	All(ctx context.Context) iter.Seq2[queue.Entry, error]
+	AllQuarantined(ctx context.Context) iter.Seq2[queue.Entry, error]
 	Show(ctx context.Context, id string) (queue.Detail, error)
 	Body(ctx context.Context, id string) (io.ReadCloser, error)
 	Status(ctx context.Context) (control.Status, error)
@@ -123,6 +124,21 @@ func (s *store) All(context.Context) iter.Seq2[queue.Entry, error] {
 				return
 			}
 			after = entries[len(entries)-1].ID
+		}
+	}
+}
+
+func (s *store) AllQuarantined(context.Context) iter.Seq2[queue.Entry, error] {
+	return func(yield func(queue.Entry, error) bool) {
+		entries, _, err := s.r.Quarantined("", 0)
+		if err != nil {
+			yield(queue.Entry{}, err)
+			return
+		}
+		for _, e := range entries {
+			if !yield(e, nil) {
+				return
+			}
 		}
 	}
 }

@@ -126,12 +126,27 @@ func (c *Client) List(ctx context.Context, after string, limit int) (Page, error
 	return p, err
 }
 
+// Quarantined is List for the messages in quarantine.
+func (c *Client) Quarantined(ctx context.Context, after string, limit int) (Page, error) {
+	q := url.Values{"state": {queue.StateQuarantined}, "after": {after}, "limit": {strconv.Itoa(limit)}}
+	var p Page
+	err := c.get(ctx, "/v1/queue?"+q.Encode(), &p)
+	return p, err
+}
+
 // All walks through the whole queue page by page, so that neither side holds more than a page. A message that comes or
 // goes meanwhile may be seen or not. An error ends the walk.
-func (c *Client) All(ctx context.Context) iter.Seq2[queue.Entry, error] {
+func (c *Client) All(ctx context.Context) iter.Seq2[queue.Entry, error] { return walk(ctx, c.List) }
+
+// AllQuarantined is All for the messages in quarantine.
+func (c *Client) AllQuarantined(ctx context.Context) iter.Seq2[queue.Entry, error] {
+	return walk(ctx, c.Quarantined)
+}
+
+func walk(ctx context.Context, list func(context.Context, string, int) (Page, error)) iter.Seq2[queue.Entry, error] {
 	return func(yield func(queue.Entry, error) bool) {
 		for after := ""; ; {
-			page, err := c.List(ctx, after, MaxPage)
+			page, err := list(ctx, after, MaxPage)
 			if err != nil {
 				yield(queue.Entry{}, err)
 				return

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -49,6 +50,20 @@ func (q *fakeQueue) List(after string, limit int) ([]queue.Entry, error) {
 		}
 	}
 	return out, nil
+}
+
+func (q *fakeQueue) Quarantined(after string, limit int) (out []queue.Entry, next string, err error) {
+	for i := range q.quarantined {
+		e := messages(queue.ID(i + 1).String())[0]
+		e.State = queue.StateQuarantined
+		if e.ID > after && len(out) == limit {
+			return out, out[limit-1].ID, nil
+		}
+		if e.ID > after {
+			out = append(out, e)
+		}
+	}
+	return out, "", nil
 }
 
 func (q *fakeQueue) find(id string) int {
@@ -211,6 +226,33 @@ func TestClient_PagesThroughALargeQueueInOrder(t *testing.T) {
 	page, err := c.List(t.Context(), queue.ID(0).String(), 2)
 	if err != nil || len(page.Entries) != 2 || page.Entries[0].ID != queue.ID(1).String() || page.Next != queue.ID(2).String() {
 		t.Errorf("List(0, 2) = %+v, %v; want 1, 2 and next 2", page, err)
+	}
+}
+
+func TestClient_PagesThroughTheQuarantine(t *testing.T) {
+	q := &fakeQueue{entries: messages("a"), quarantined: control.MaxPage + 1}
+	c, path := start(t, control.Options{Queue: q})
+	n := 0
+	for e, err := range c.AllQuarantined(t.Context()) {
+		if err != nil || e.State != queue.StateQuarantined {
+			t.Fatal(e, err)
+		}
+		n++
+	}
+	if n != control.MaxPage+1 {
+		t.Errorf("got %d entries", n)
+	}
+	if status, body := raw(t, path, "GET", "/v1/queue?state=lost", ""); status != 400 || !strings.Contains(body, "lost") {
+		t.Errorf("answered %d %s", status, body)
+	}
+}
+
+// What cannot be done to a message in quarantine is the message's fault, and not the daemon's.
+func TestServer_QuarantinedMessageIsAConflict(t *testing.T) {
+	c, _ := start(t, control.Options{Queue: &fakeQueue{entries: messages("a"), err: fmt.Errorf("a: %w", queue.ErrQuarantined)}})
+	_, err := c.Apply(t.Context(), queue.ActionRelease, []string{"a"})
+	if ce, ok := errors.AsType[*control.Error](err); !ok || ce.Status != 409 || !strings.Contains(ce.Words, "in quarantine") {
+		t.Errorf("error = %v", err)
 	}
 }
 
@@ -427,7 +469,7 @@ func TestServer_StatusTellsTroubleInWords(t *testing.T) {
 		`route "dead": e:587 fails at TLS: expired`,
 		`route "login": f:587 refuses the login: no reason is known`,
 		`route "single": h:587 is down: 421 4.3.2 closing`,
-		"damaged messages set aside in quarantine, which are not delivered: 2; the log of relayd names them",
+		`messages in quarantine: 2. They are damaged and not delivered. See "relayctl queue list --state quarantined", then "relayctl queue delete ID", or "release ID" once the content is back`,
 	}
 	if !slices.Equal(st.Problems, want) {
 		t.Errorf("problems:\n%s\nwant:\n%s", strings.Join(st.Problems, "\n"), strings.Join(want, "\n"))

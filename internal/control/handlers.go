@@ -90,6 +90,20 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusBadRequest, fmt.Sprintf("after is a queue id, not %q: %v", after, err), nil)
 		return
 	}
+	switch state := r.URL.Query().Get("state"); state {
+	case "":
+	case queue.StateQuarantined:
+		entries, next, err := s.opt.Queue.Quarantined(after, limit)
+		if err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		s.answer(w, Page{Entries: append([]queue.Entry{}, entries...), Next: next})
+		return
+	default:
+		writeError(w, http.StatusBadRequest, fmt.Sprintf("state is quarantined or left out, not %q", state), nil)
+		return
+	}
 	// One more than the page holds tells whether there is another page.
 	entries, err := s.opt.Queue.List(after, limit+1)
 	if err != nil {
@@ -219,6 +233,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, queue.ErrNotFound):
 		id := r.PathValue("id")
 		writeError(w, http.StatusNotFound, (&queue.NotFoundError{IDs: []string{id}}).Error(), []string{id})
+	case errors.Is(err, queue.ErrQuarantined):
+		writeError(w, http.StatusConflict, err.Error(), nil)
 	case errors.Is(err, queue.ErrClosed):
 		writeError(w, http.StatusServiceUnavailable, "relayd is stopping", nil)
 	default:

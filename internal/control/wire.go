@@ -113,8 +113,8 @@ func (s *Status) Judge(now time.Time) {
 	s.Problems = append(append(append(s.Problems, s.Paused...), s.Late...), routeProblems(s.Routes)...)
 	s.Problems = append(s.Problems, oauthProblems(s.OAuth, s.Problems, now)...)
 	if n := s.Queue.Quarantined; n > 0 {
-		s.Problems = append(s.Problems, fmt.Sprintf("damaged messages set aside in quarantine, which are not delivered: %d; "+
-			"the log of relayd names them", n))
+		s.Problems = append(s.Problems, fmt.Sprintf(`messages in quarantine: %d. They are damaged and not delivered. See "relayctl queue list `+
+			`--state quarantined", then "relayctl queue delete ID", or "release ID" once the content is back`, n))
 	}
 	if n := s.Queue.Unreported; n > 0 {
 		s.Problems = append(s.Problems, fmt.Sprintf("undeliverable reports: %d. Nobody was told that mail has failed. Read them with "+
