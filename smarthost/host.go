@@ -24,9 +24,10 @@ type host struct {
 	health    health
 	lastReply envelope.Reply
 	// caps and tls are those of the last session; known is set once there was one.
-	caps  capabilities
-	tls   string
-	known bool
+	caps    capabilities
+	tls     string
+	known   bool
+	machine *machine
 	// facts is what was learnt of the host, maybe in an earlier run. Learn is told of changes.
 	facts HostFacts
 	learn func(addr string, f HostFacts)
@@ -50,6 +51,8 @@ type outcome struct {
 	eightBit bool
 	// blamed is set when the host met the message with the site's reply, and others with none.
 	blamed *envelope.Failure
+	// machine is set when the relay's own machine has nothing left for a connection.
+	machine *envelope.Failure
 	// stopped is set when the delivery was cancelled.
 	stopped bool
 	// stale and more ask for another transaction at once: on a new connection since this one, kept from earlier, was
@@ -208,6 +211,7 @@ func (h *host) connection(ctx context.Context, t ticket, w *work, fresh bool) (*
 		begun := time.Now()
 		c, err := h.connect(ctx, w.m.ID, login)
 		if err == nil {
+			h.machine.well(h.log)
 			return c, nil, outcome{}
 		}
 		if h.limited(err, begun) {
@@ -215,6 +219,10 @@ func (h *host) connection(ctx context.Context, t ticket, w *work, fresh bool) (*
 			h.pool.forgo()
 			fresh = false
 			continue
+		}
+		if lack, ours := machineFault(err); ours {
+			h.pool.forgo()
+			return nil, nil, outcome{machine: h.machine.failed(h.log, lack)}
 		}
 		// The host is known to have failed before the next in line may open a connection.
 		o := h.unconnected(ctx, t, w, err)

@@ -31,6 +31,8 @@ type round struct {
 	as8Bit bool              // one could if it were not 8-bit
 	blamed *envelope.Failure // one takes others, and not this one
 	away   []*host           // were not asked, or failed
+	// machine is set when the relay's own machine has nothing left for a connection.
+	machine *envelope.Failure
 }
 
 // deliverAll tries the hosts in order until one has decided every recipient. Only when none takes 8-bit content as it is,
@@ -51,6 +53,8 @@ func (rt *route) deliverAll(ctx context.Context, w *work) envelope.Attempt {
 		return w.attempt(envelope.Failure{}, time.Time{})
 	case stopped:
 		return w.attempt(stopping(), time.Now())
+	case r.machine != nil:
+		return w.attempt(*r.machine, time.Now().Add(machinePause))
 	case r.blamed != nil:
 		w.settleRest(*r.blamed)
 		return w.attempt(*r.blamed, time.Time{})
@@ -85,6 +89,9 @@ func (rt *route) try(ctx context.Context, w *work) (r round, stopped bool) {
 			return r, false
 		case o.stopped:
 			return r, true
+		case o.machine != nil: // as it would be with the next host
+			r.machine = o.machine
+			return r, false
 		case o.eightBit:
 			r.as8Bit = true
 		case o.unfit != nil:

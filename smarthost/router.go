@@ -20,6 +20,8 @@ type Router struct {
 	// background are the goroutines that say QUIT.
 	background sync.WaitGroup
 
+	machine machine
+
 	// swap keeps the accounts and the table that names them together: a leave that Admit gave by the old table after the
 	// accounts have taken theirs back would be used up by nobody.
 	swap sync.RWMutex
@@ -89,6 +91,7 @@ func (r *Router) Reconfigure(o Options) error {
 		}
 		for _, addr := range spec.Hosts {
 			h := newHost(o, spec, addr, own, &r.background)
+			h.machine = &r.machine
 			if same := old.find(h); same != nil {
 				h = same
 				h.pool.resize(spec.MaxConnections)

@@ -152,7 +152,7 @@ const leastSize = 1 << 20
 // troubles returns what keeps mail from being taken or handed on that no one smarthost is to blame for. Each room tells
 // of its own; a room that refuses mail adds its reason here.
 func (d *daemon) troubles() []string {
-	out := append(d.queue.Troubles(), d.relay.Troubles()...)
+	out := slices.Concat(d.queue.Troubles(), d.relay.Troubles(), d.router.Troubles())
 	if n := d.router.MaxSize(); n > 0 && n < leastSize {
 		out = append(out, fmt.Sprintf("messages over %d octets are refused: no smarthost offers to take more", n))
 	}
@@ -208,6 +208,9 @@ func (d *daemon) reload() {
 // what it took.
 func (d *daemon) apply(cfg *config.Config) error {
 	old := d.config.Load()
+	written := *cfg
+	// What takes effect at the next start stays as it is, for all that read it from the configuration.
+	cfg.DataDir, cfg.ControlSocket, cfg.Log.Format = old.DataDir, old.ControlSocket, old.Log.Format
 	if err := d.router.Reconfigure(d.routerOptions(cfg)); err != nil {
 		return err
 	}
@@ -218,7 +221,7 @@ func (d *daemon) apply(cfg *config.Config) error {
 		return errors.Join(err, d.shown.Listen(old.Metrics.Address), d.router.Reconfigure(d.routerOptions(old)))
 	}
 	for _, c := range []struct{ key, old, new string }{
-		{"data_dir", old.DataDir, cfg.DataDir}, {"control_socket", old.ControlSocket, cfg.ControlSocket}, {"log.format", old.Log.Format, cfg.Log.Format},
+		{"data_dir", old.DataDir, written.DataDir}, {"control_socket", old.ControlSocket, written.ControlSocket}, {"log.format", old.Log.Format, written.Log.Format},
 	} {
 		if c.old != c.new {
 			d.log.Warn("this key takes effect at the next start", "key", c.key, "now", c.old, "then", c.new)

@@ -287,3 +287,19 @@ func TestRelayd_MailWithoutARouteIsLoudAndWaits(t *testing.T) {
 	arrive(t, sb, 1)
 	until(t, "status to be content", func() bool { return len(s.status().Problems) == 0 })
 }
+
+// A reload that changes what takes effect at the next start says what is in use now, however often.
+func TestRelayd_ReloadNamesTheFolderInUse(t *testing.T) {
+	s, _ := loadSite(t, sandbox.Options{})
+	p := s.start()
+	text, err := os.ReadFile(s.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n, dir := range []string{"other", "third"} {
+		s.write("relayd.toml", strings.Replace(string(text), `data_dir = "data"`, `data_dir = "`+dir+`"`, 1), 0o600)
+		p.signal(syscall.SIGHUP)
+		p.waitFor(`key=data_dir now=` + filepath.Join(s.dir, "data") + ` then=` + filepath.Join(s.dir, dir))
+		until(t, "the reload", func() bool { return strings.Count(p.log.String(), "the configuration was reloaded") == n+1 })
+	}
+}
