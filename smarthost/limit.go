@@ -7,6 +7,77 @@ import (
 	"time"
 )
 
+// A host that refused one more connection is asked for one more after limitRest. Each time that is refused, too, the time
+// doubles, up to limitRestMax. A host that says by its reply to a message that it wants fewer is left in peace for crowdedRest.
+const (
+	limitRest    = 5 * time.Second
+	limitRestMax = 16 * time.Minute
+	crowdedRest  = time.Minute
+)
+
+// aliveTime is how long what a host said on one connection shows that it is there, whatever became of another.
+const aliveTime = time.Minute
+
+// allowance is what was learnt of how many connections a host takes. A pool's lock guards it.
+type allowance struct {
+	// now is how many it may have at present, 0 for as many as the pool's; since is when that was set.
+	now   int
+	since time.Time
+	// ceiling is what it had when it refused one more, and rest how long it is then not asked for that. Below the ceiling
+	// it is asked sooner: a host may refuse one more while it still counts one that is gone, or several that come together.
+	ceiling int
+	rest    time.Duration
+	// proven is how many it has had at once.
+	proven int
+}
+
+// of returns how many connections of at most most may be open now.
+func (a *allowance) of(most int, now time.Time) int {
+	rest := a.rest
+	if a.now < a.ceiling {
+		rest = limitRest
+	}
+	if a.now > 0 && now.Sub(a.since) >= rest {
+		a.now, a.since = a.now+1, now
+	}
+	if a.now >= most {
+		a.now = 0
+	}
+	if a.now > 0 {
+		return a.now
+	}
+	return most
+}
+
+// took notes that the host has n connections.
+func (a *allowance) took(n int) {
+	a.proven = max(a.proven, n)
+	if n > a.ceiling {
+		a.ceiling, a.rest = 0, 0
+	}
+}
+
+// refused notes that the host would not have one more than n.
+func (a *allowance) refused(n int, now time.Time) {
+	n = max(1, n)
+	a.now, a.since = n, now
+	switch {
+	case n < a.proven: // it has had more, and perhaps will again
+		a.proven = n
+		a.ceiling = max(a.ceiling, n+1)
+	case n == a.ceiling:
+		a.rest = min(max(limitRest, 2*a.rest), limitRestMax)
+	default:
+		a.ceiling, a.rest = n, limitRest
+	}
+}
+
+// crowded notes that the host wants no more than n.
+func (a *allowance) crowded(n int, now time.Time) {
+	n = max(1, n)
+	a.now, a.since, a.ceiling, a.rest = n, now, n, max(a.rest, crowdedRest)
+}
+
 // limited reports whether err, which kept a connection from being opened that was begun at the given time, is the host's
 // limit of connections. Hosts say that with 421 or another reply, by hanging up, or by refusing TCP; what tells it from an
 // outage is that the host goes on working on the connections it has. From now on it gets fewer then.

@@ -21,35 +21,20 @@ var (
 // maxUses is how many transactions one connection serves. A host with a smaller limit says 421 and is reconnected to.
 const maxUses = 1000
 
-// limitRest is how long a host that refused one more connection is not asked for more than it took. Then it is asked for
-// one more. Each time that is refused, too, the time doubles, up to limitRestMax.
-const (
-	limitRest    = time.Minute
-	limitRestMax = 16 * time.Minute
-)
-
-// aliveTime is how long what a host said on one connection shows that it is there, whatever became of another.
-const aliveTime = time.Minute
-
 // pool holds the connections to one host: at most max at a time, idle ones last in, first out, so that those the work
 // does not need grow old and are closed.
 type pool struct {
 	idleTimeout time.Duration
 	background  *sync.WaitGroup // the goroutines that say QUIT
 
-	mu     sync.Mutex
-	max    int
-	closed bool
-	idle   []*conn
-	open   int                // connections idle, in use and being opened
-	ready  int                // those of open that are past their opening
-	live   map[*conn]struct{} // those that are ready, and those that are saying QUIT
-	// limit is fewer than max, after the host refused one more; 0 for none. It was set, or raised, at limited, and is
-	// raised after rest.
-	limit   int
-	limited time.Time
-	rest    time.Duration
-	raised  bool
+	mu      sync.Mutex
+	max     int
+	closed  bool
+	idle    []*conn
+	open    int                // connections idle, in use and being opened
+	ready   int                // those of open that are past their opening
+	live    map[*conn]struct{} // those that are ready, and those that are saying QUIT
+	allowed allowance
 	waiting []*waiter
 	reaper  *time.Timer
 	// generation counts how often the host went down: a connection of an earlier one does not come back into the pool.
@@ -111,28 +96,7 @@ func (p *pool) get(ctx context.Context, fresh bool, tx *transaction) grant {
 
 // capacity is how many connections may be open now. p.mu is held.
 func (p *pool) capacity() int {
-	if p.limit > 0 && time.Since(p.limited) >= p.rest {
-		p.limit++
-		p.limited, p.raised = time.Now(), true
-	}
-	if p.limit >= p.max {
-		p.limit = 0
-	}
-	if p.limit > 0 {
-		return p.limit
-	}
-	return p.max
-}
-
-// restrict sets the limit. p.mu is held.
-func (p *pool) restrict(limit int) {
-	switch {
-	case p.rest == 0:
-		p.rest = limitRest
-	case p.raised:
-		p.rest = min(2*p.rest, limitRestMax)
-	}
-	p.limit, p.limited, p.raised = max(1, limit), time.Now(), false
+	return p.allowed.of(p.max, time.Now())
 }
 
 // surplus is how many connections are open beyond the capacity, those not counted that are saying QUIT. p.mu is held.
@@ -152,9 +116,7 @@ func (p *pool) opened(c *conn) {
 	p.ready++
 	c.generation = p.generation
 	p.live[c] = struct{}{}
-	if p.raised && p.staying() >= p.capacity() { // so many it does take
-		p.rest, p.raised = limitRest, false
-	}
+	p.allowed.took(p.ready)
 	p.mu.Unlock()
 }
 
@@ -173,7 +135,7 @@ func (p *pool) refused(since time.Time) bool {
 	defer p.mu.Unlock()
 	for c := range p.live {
 		if !c.leaving && c.generation == p.generation && c.heard.Load() >= since.UnixNano() {
-			p.restrict(p.staying() - 1)
+			p.allowed.refused(p.staying()-1, time.Now())
 			return true
 		}
 	}
@@ -184,7 +146,7 @@ func (p *pool) refused(since time.Time) bool {
 func (p *pool) crowded() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.restrict(p.ready - 1)
+	p.allowed.crowded(p.ready-1, time.Now())
 }
 
 // put takes back a connection that can serve again, or that serves its follower already.

@@ -321,7 +321,7 @@ func TestPool_HostThatIsCrowdedGetsFewerConnectionsForAWhile(t *testing.T) {
 		if most := one.see().most; most != 3 {
 			t.Errorf("%d connections at once, want 3", most)
 		}
-		time.Sleep(limitRest)
+		time.Sleep(crowdedRest)
 		deliverAll(t, r, 8)
 		if most := one.see().most; most != 4 {
 			t.Errorf("%d connections at once after a while, want 4", most)
