@@ -27,12 +27,19 @@ func main() {
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 	case errors.As(err, &usage):
-		fmt.Fprintln(os.Stderr, "relayd:", err)
+		complain(err)
 		os.Exit(2)
 	default:
-		fmt.Fprintln(os.Stderr, "relayd:", err)
+		complain(err)
 		os.Exit(1)
 	}
+}
+
+// complain tells why relayd ends, unless standard error is stuck.
+func complain(err error) {
+	out := newLines(os.Stderr)
+	fmt.Fprintln(out, "relayd:", err)
+	out.close()
 }
 
 type usageError struct{ error }
@@ -70,8 +77,10 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 
-	out := &lines{w: stderr}
-	defer out.flush()
+	// A log that nobody reads any more is no reason to end.
+	signal.Ignore(syscall.SIGPIPE)
+	out := newLines(stderr)
+	defer out.close()
 	d, err := start(*path, out)
 	if err != nil {
 		return err

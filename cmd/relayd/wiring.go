@@ -20,10 +20,13 @@ import (
 func newLogger(c config.Log, level *slog.LevelVar, out *lines) *slog.Logger {
 	level.Set(c.Level)
 	opts := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
-		return slog.New(prompt{slog.NewJSONHandler(out, opts), out})
+	handler := slog.Handler(slog.NewTextHandler(out, opts))
+	if out.json = c.Format == "json"; out.json {
+		handler = slog.NewJSONHandler(out, opts)
 	}
-	return slog.New(prompt{slog.NewTextHandler(out, opts), out})
+	log := slog.New(prompt{handler, out})
+	out.lost = func(n int) { log.Error("log lines were lost: the log could not be written", "lines", n) }
+	return log
 }
 
 func queuePolicy(c *config.Config) queue.Policy {
