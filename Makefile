@@ -28,6 +28,20 @@ check: test     ## test, and vet, staticcheck, formatting, import rules, a thous
 	GO=$(GO) FUZZTIME=1000x FUZZCACHE=none sh test/fuzz/run.sh
 	$(GO) mod verify && $(GO) mod tidy -diff
 
+# Other systems do not compile: Solaris and illumos have no flock(2). On Windows relayd says at its start that it cannot run;
+# some tests do not compile there.
+PLATFORMS ?= linux/amd64 linux/arm64 linux/arm linux/386 linux/riscv64 linux/mipsle darwin/arm64 freebsd/amd64 openbsd/amd64 windows/amd64
+.PHONY: cross
+cross:          ## build and vet for each of PLATFORMS, and run tests as 32-bit programs
+	@set -e; for p in $(PLATFORMS); do echo "$$p"; \
+		GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 $(GO) build ./...; \
+		case $$p in windows/*) continue;; esac; GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 $(GO) vet ./...; done
+	@case $$($(GO) env GOARCH) in amd64) GOARCH=386 CGO_ENABLED=0 $(GO) test $(PURE);; esac
+
+# What computes more than it asks of the system, and the queue with its files.
+PURE := ./queue ./internal/config ./internal/dsn ./internal/envelope ./internal/header ./internal/pace ./internal/provider \
+	./internal/rewrite ./internal/sevenbit
+
 fuzz:           ## fuzz each parser of foreign octets for FUZZTIME (1m)
 	GO=$(GO) FUZZTIME=$(FUZZTIME) sh test/fuzz/run.sh
 

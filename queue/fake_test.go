@@ -235,3 +235,6 @@ func (s *syncBuffer) String() string {
 	defer s.mu.Unlock()
 	return s.b.String()
 }
+
+// hostAway is a transport whose host is away.
+func hostAway(context.Context, string, envelope.Message) envelope.Attempt { return siteDown(time.Hour) }

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"relayd/internal/envelope"
 )
@@ -107,9 +106,6 @@ type lines struct{}
 func (lines) Read(p []byte) (int, error) {
 	return copy(p, bytes.Repeat([]byte("a line of text\r\n"), len(p)/16+1)), nil
 }
-
-// hostAway is a transport whose host is away.
-func hostAway(context.Context, string, envelope.Message) envelope.Attempt { return siteDown(time.Hour) }
 
 const fullDisk = "452 4.3.1"
 
@@ -325,7 +321,7 @@ func TestFullDisk_StartsWithAJournalThatDoesNotFit(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(other, "1M8063JNNNMR7"+recordSuffix), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Import(dir, other, false); !errors.Is(err, errNoRoom) {
+		if _, err := Import(dir, os.DirFS(other), false); !errors.Is(err, errNoRoom) {
 			t.Errorf("an import: %v", err)
 		}
 		tr.set(nil)

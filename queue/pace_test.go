@@ -478,7 +478,7 @@ func BenchmarkDispatch(b *testing.B) {
 				b.Fatal(err)
 			}
 			a := book.Configure([]pace.Spec{{Name: pace.Name{Hosts: []string{"main:25"}},
-				Limits: pace.Limits{Rate: pace.Rate{Messages: 1 << 40, Per: time.Second}, Recipients: 1 << 40}}})[0]
+				Limits: pace.Limits{Rate: pace.Rate{Messages: 1 << 30, Per: time.Second}, Recipients: 1 << 30}}})[0]
 			s := &scheduler{admit: func(string) (time.Time, bool) { return a.Admit() }, lanes: map[string]*lane{}}
 			l := s.lane("main")
 			items := make([]*item, 10_000)

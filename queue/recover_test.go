@@ -288,7 +288,7 @@ func TestLock_IsTheDaemonsWhileItsStoreIsAway(t *testing.T) {
 		t.Fatalf("the store works: %v", reply)
 	}
 	until(t, "the store to be away", func() bool { return strings.Contains(r.log.String(), "still failing") })
-	_, imported := Import(r.dir, backup, false)
+	_, imported := Import(r.dir, os.DirFS(backup), false)
 	_, recovered := Recover(r.dir)
 	_, _, compacted := Compact(r.dir)
 	_, read := OpenReadOnly(r.dir)
@@ -310,7 +310,7 @@ func TestRecover_IsAloneUntilItsEnd(t *testing.T) {
 	dir, _ := damagedQueue(t, 10, false)
 	const orphans = 3000
 	for i := range orphans {
-		if err := os.WriteFile(filepath.Join(dir, "spool", ID(1<<40+i).String()), nil, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "spool", (ID(1<<40)+ID(i)).String()), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -691,7 +691,7 @@ func BenchmarkAdmitBeginEnd(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	a := book.Configure([]Spec{{isp, Limits{Rate: Rate{1 << 40, time.Second}, Recipients: 1 << 40}}})[0]
+	a := book.Configure([]Spec{{isp, Limits{Rate: Rate{1 << 30, time.Second}, Recipients: 1 << 30}}})[0]
 	for b.Loop() {
 		a.Admit()
 		turn, _ := a.Begin(1)
@@ -705,7 +705,7 @@ func BenchmarkBeginEnd_OnDisk(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	a := book.Configure([]Spec{{isp, Limits{Recipients: 1 << 40}}})[0]
+	a := book.Configure([]Spec{{isp, Limits{Recipients: 1 << 30}}})[0]
 	for b.Loop() {
 		turn, _ := a.Begin(1)
 		turn.End(1, 1, false)
