@@ -305,7 +305,7 @@ func (q *Queue) content(r *record, c *cached) *content { return &content{q: q, r
 // that a damaged message is never given a final dot.
 func (c *content) open() (io.ReadCloser, error) {
 	if c.rec.Spooled {
-		f, err := os.Open(c.q.spool.path(c.rec.ID))
+		f, err := openFile(c.q.spool.path(c.rec.ID), os.O_RDONLY, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, c.damaged(err)
 		}

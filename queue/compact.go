@@ -28,7 +28,7 @@ func Compact(dir string) (before, after int64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	defer func() { err = errors.Join(err, st.abandon(), adopt(dir)) }()
+	defer func() { err = errors.Join(err, st.abandon()) }()
 	st.commits.Lock()
 	if err = st.flush(); err == nil {
 		err = st.writeClosed()
@@ -70,6 +70,7 @@ func compactTo(to string, db *bolt.DB) error {
 	}
 	opts := boltOptions()
 	opts.NoSync = true
+	opts.OpenFile = openFile
 	opts.InitialMmapSize = 0
 	dst, err := bolt.Open(to, 0o600, opts)
 	if err != nil {
@@ -79,7 +80,7 @@ func compactTo(to string, db *bolt.DB) error {
 	if err = errors.Join(bolt.Compact(dst, db, compactStep), dst.Sync(), dst.Close()); err != nil {
 		return err
 	}
-	f, err := os.Open(to)
+	f, err := openFile(to, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}

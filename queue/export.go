@@ -3,12 +3,12 @@ package queue
 import (
 	"bufio"
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 )
 
 // A message outside of a queue is two files: ID.eml with its content, octet by octet, and ID.json with all that the queue
@@ -32,17 +32,14 @@ type exported struct {
 	Quarantine *aside `json:"quarantine,omitempty"`
 }
 
-// Export writes the messages with the given ids, or all of the queue for none, to files in dir, which is created when it
-// is missing, and returns how many it wrote. Files of the same names are replaced. A message whose content or record is damaged is
-// left out; the error says so, and the others are written.
-func (r *Reader) Export(dir string, ids []string) (n int, err error) {
-	if err := MakeExportFolder(dir); err != nil {
-		return 0, err
-	}
+// Export calls save, such as SaveExported, with the messages that have the given ids, or with all of the queue for none, and
+// returns how many were saved. A message whose content or record is damaged is left out; the error says so, and the others are
+// saved.
+func (r *Reader) Export(save func(io.Reader) error, ids []string) (n int, err error) {
 	var failed []error
 	fail := func(id ID, err error) { failed = append(failed, fmt.Errorf("%s: %w", id, err)) }
 	export := func(rec *record) {
-		if err := r.exportOne(dir, rec); err != nil {
+		if err := r.exportOne(save, rec); err != nil {
 			fail(rec.ID, err)
 			return
 		}
@@ -50,7 +47,7 @@ func (r *Reader) Export(dir string, ids []string) (n int, err error) {
 	}
 	if len(ids) > 0 {
 		err = r.exportNamed(ids, export, func(a *aside) {
-			if err := r.exportAside(dir, a); err != nil {
+			if err := r.exportAside(save, a); err != nil {
 				fail(a.ID, err)
 				return
 			}
@@ -59,14 +56,17 @@ func (r *Reader) Export(dir string, ids []string) (n int, err error) {
 	} else {
 		err = r.exportAll(export, fail)
 	}
-	return n, errors.Join(err, errors.Join(failed...), FinishExport(dir))
+	return n, errors.Join(err, errors.Join(failed...))
 }
 
-// MakeExportFolder makes the folder that messages are exported to, with what is missing above it.
-func MakeExportFolder(dir string) error { return os.MkdirAll(dir, 0o700) }
-
-// FinishExport returns once what was exported to dir is on disk.
-func FinishExport(dir string) error { return syncDir(dir) }
+// FinishExport returns once what was exported to a folder is on disk.
+func FinishExport(to *os.Root) error {
+	d, err := to.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
 
 // exportNamed calls export with the messages of these ids, when all of them are in the queue.
 func (r *Reader) exportNamed(ids []string, export func(*record), exportAside func(*aside)) error {
@@ -107,13 +107,17 @@ func (r *Reader) exportNamed(ids []string, export func(*record), exportAside fun
 	return nil
 }
 
-func (r *Reader) exportAside(dir string, a *aside) error {
+func (r *Reader) exportAside(save func(io.Reader) error, a *aside) error {
 	_, content, err := openAside(r.read, r.spool, a.ID)
 	if err != nil {
 		return err
 	}
 	defer content.Close()
-	return saveAside(dir, a, content)
+	text, err := encodeAside(a)
+	if err != nil {
+		return err
+	}
+	return save(io.MultiReader(bytes.NewReader(append(text, '\n')), content))
 }
 
 func (r *Reader) exportAll(export func(*record), fail func(ID, error)) error {
@@ -129,7 +133,7 @@ func (r *Reader) exportAll(export func(*record), fail func(ID, error)) error {
 	}
 }
 
-func (r *Reader) exportOne(dir string, rec *record) error {
+func (r *Reader) exportOne(save func(io.Reader) error, rec *record) error {
 	from, err := r.Body(rec.ID.String())
 	if err != nil {
 		return err
@@ -139,7 +143,7 @@ func (r *Reader) exportOne(dir string, rec *record) error {
 	if err != nil {
 		return err
 	}
-	return saveExported(dir, rec, text, from)
+	return save(io.MultiReader(bytes.NewReader(append(text, '\n')), from))
 }
 
 // encodeExported returns what ID.json holds, in one line.
@@ -153,36 +157,36 @@ func encodeAside(a *aside) ([]byte, error) {
 }
 
 // saveAside writes the two files of a message in quarantine.
-func saveAside(dir string, a *aside, content io.Reader) error {
+func saveAside(to *os.Root, a *aside, content io.Reader) error {
 	text, err := encodeAside(a)
 	if err != nil {
 		return err
 	}
-	base := filepath.Join(dir, a.ID.String()+damagedSuffix)
-	err = writeFileFrom(base+contentSuffix, func(w io.Writer) error { _, err := io.Copy(w, content); return err })
+	base := a.ID.String() + damagedSuffix
+	err = writeFileFrom(to, base+contentSuffix, func(w io.Writer) error { _, err := io.Copy(w, content); return err })
 	if err != nil {
 		return err
 	}
-	return writeIndented(base, text)
+	return writeIndented(to, base, text)
 }
 
-func writeIndented(path string, text []byte) error {
+func writeIndented(to *os.Root, name string, text []byte) error {
 	var b bytes.Buffer
 	if err := json.Indent(&b, text, "", "  "); err != nil {
 		return err
 	}
 	b.WriteByte('\n')
-	return writeFileFrom(path, func(w io.Writer) error { _, err := b.WriteTo(w); return err })
+	return writeFileFrom(to, name, func(w io.Writer) error { _, err := b.WriteTo(w); return err })
 }
 
 // saveExported writes the two files of a message, whose content must be as rec says.
-func saveExported(dir string, rec *record, text []byte, content io.Reader) error {
-	base := filepath.Join(dir, rec.ID.String())
-	err := writeFileFrom(base+contentSuffix, func(w io.Writer) error { return copyContent(w, content, rec) })
+func saveExported(to *os.Root, rec *record, text []byte, content io.Reader) error {
+	base := rec.ID.String()
+	err := writeFileFrom(to, base+contentSuffix, func(w io.Writer) error { return copyContent(w, content, rec) })
 	if err != nil {
 		return err
 	}
-	return writeIndented(base+recordSuffix, text)
+	return writeIndented(to, base+recordSuffix, text)
 }
 
 // Export returns a message of a queue that is running, as SaveExported takes it: what ID.json holds as a line, then the
@@ -217,9 +221,9 @@ func (q *Queue) Export(id string) (io.ReadCloser, error) {
 // exportRelease is how many messages are exported until the memory is given back that they were read through.
 const exportRelease = 1000
 
-// SaveExported writes the files of one message, which from has as Queue.Export returns it, to dir. When from ends early or is
-// damaged nothing is written that an import would take.
-func SaveExported(dir string, from io.Reader) error {
+// SaveExported writes the files of one message, which from has as Queue.Export returns it, to a folder. Files of the same names
+// are replaced. When from ends early or is damaged nothing is written that an import would take.
+func SaveExported(to *os.Root, from io.Reader) error {
 	r := bufio.NewReaderSize(from, 64<<10)
 	line, err := r.ReadBytes('\n')
 	if err != nil {
@@ -231,13 +235,13 @@ func SaveExported(dir string, from io.Reader) error {
 		if a.ID, err = ParseID(damaged.ID); err != nil {
 			return err
 		}
-		return saveAside(dir, a, r)
+		return saveAside(to, a, r)
 	}
 	rec, err := decodeExported(line)
 	if err != nil {
 		return err
 	}
-	if err := saveExported(dir, rec, bytes.TrimSuffix(line, []byte("\n")), r); err != nil {
+	if err := saveExported(to, rec, bytes.TrimSuffix(line, []byte("\n")), r); err != nil {
 		return fmt.Errorf("%s: %w", rec.ID, err)
 	}
 	return nil
@@ -250,9 +254,10 @@ func noEOF(err error) error {
 	return err
 }
 
-// writeFileFrom creates path with what write writes, so that a crash or an error leaves all of it or what was there.
-func writeFileFrom(path string, write func(io.Writer) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+// writeFileFrom creates a file with what write writes, so that a crash or an error leaves all of it or what was there.
+func writeFileFrom(to *os.Root, name string, write func(io.Writer) error) error {
+	next := ".new-" + rand.Text()
+	f, err := to.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -264,10 +269,10 @@ func writeFileFrom(path string, write func(io.Writer) error) error {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
+		err = to.Rename(next, name)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, to.Remove(next))
 	}
 	return nil
 }

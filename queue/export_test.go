@@ -46,7 +46,7 @@ func exportFrom(t *testing.T, tr *fakeTransport) (dir, out string, ids []string)
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	if n, err := reader.Export(out, nil); n != 3 || err != nil {
+	if n, err := exportTo(t, reader, out, nil); n != 3 || err != nil {
 		t.Fatalf("%d were exported, %v", n, err)
 	}
 	return r.dir, out, ids
@@ -62,6 +62,7 @@ func TestExport_OfARunningQueue(t *testing.T) {
 	defer r.stop()
 	r.Start()
 	live := t.TempDir()
+	folder := openTestFolder(t, live)
 	for _, id := range ids {
 		from, err := r.Export(id)
 		if err != nil {
@@ -72,14 +73,14 @@ func TestExport_OfARunningQueue(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, n := range []int{0, 10, bytes.IndexByte(whole, '\n'), len(whole) - 1} {
-			if err := SaveExported(live, bytes.NewReader(whole[:n])); err == nil {
+			if err := SaveExported(folder, bytes.NewReader(whole[:n])); err == nil {
 				t.Errorf("%s: %d octets of %d were taken for a message", id, n, len(whole))
 			}
 			if _, err := os.Stat(filepath.Join(live, id+recordSuffix)); err == nil {
 				t.Fatalf("%s: there is a record after %d octets of %d", id, n, len(whole))
 			}
 		}
-		if err := SaveExported(live, bytes.NewReader(whole)); err != nil {
+		if err := SaveExported(folder, bytes.NewReader(whole)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -108,7 +109,7 @@ func TestImport_IntoANewQueue(t *testing.T) {
 		tr := newFakeTransport()
 		old, out, ids := exportFrom(t, tr)
 		dir := filepath.Join(t.TempDir(), "new")
-		done, err := Import(dir, out, false)
+		done, err := Import(dir, os.DirFS(out), false)
 		if err != nil || done.Messages != 3 || len(done.Renamed) != 0 {
 			t.Fatalf("%+v, %v", done, err)
 		}
@@ -158,7 +159,7 @@ func TestImport_NothingTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr := newFakeTransport()
 		dir, out, ids := exportFrom(t, tr)
-		if done, err := Import(dir, out, false); err != nil || done.Messages != 0 || done.Known != 3 {
+		if done, err := Import(dir, os.DirFS(out), false); err != nil || done.Messages != 0 || done.Known != 3 {
 			t.Errorf("into the queue that it is from: %+v, %v", done, err)
 		}
 		// Those that have left are known, too.
@@ -170,14 +171,14 @@ func TestImport_NothingTwice(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour)
 		r.stop()
-		if done, err := Import(dir, out, false); err != nil || done.Messages != 0 || done.Known != 3 {
+		if done, err := Import(dir, os.DirFS(out), false); err != nil || done.Messages != 0 || done.Known != 3 {
 			t.Errorf("after it was delivered: %+v, %v", done, err)
 		}
-		done, err := Import(dir, out, true)
+		done, err := Import(dir, os.DirFS(out), true)
 		if err != nil || done.Messages != 3 || len(done.Renamed) != 3 || done.Renamed[ids[0]] == ids[0] {
 			t.Errorf("by force: %+v, %v", done, err)
 		}
-		if done, err := Import(dir, out, false); err != nil || done.Messages != 0 || done.Known != 3 {
+		if done, err := Import(dir, os.DirFS(out), false); err != nil || done.Messages != 0 || done.Known != 3 {
 			t.Errorf("once more: %+v, %v", done, err)
 		}
 	})
@@ -193,11 +194,11 @@ func TestImport_CollidingID(t *testing.T) {
 		if err := st.close(); err != nil {
 			t.Fatal(err)
 		}
-		done, err := Import(dir, out, false)
+		done, err := Import(dir, os.DirFS(out), false)
 		if err != nil || done.Messages != 3 || len(done.Renamed) != 1 || done.Renamed[ids[1]] == "" {
 			t.Fatalf("%+v, %v", done, err)
 		}
-		if done, err := Import(dir, out, false); err != nil || done.Messages != 0 || done.Known != 3 {
+		if done, err := Import(dir, os.DirFS(out), false); err != nil || done.Messages != 0 || done.Known != 3 {
 			t.Errorf("again: %+v, %v", done, err)
 		}
 	})
@@ -239,7 +240,7 @@ func TestImport_RefusesWhatIsNotWhole(t *testing.T) {
 					t.Fatal(err)
 				}
 				dir := t.TempDir()
-				done, err := Import(dir, out, false)
+				done, err := Import(dir, os.DirFS(out), false)
 				if err == nil || !strings.Contains(err.Error(), ids[1]) || done.Messages != 2 {
 					t.Errorf("%+v, %v", done, err)
 				}
@@ -259,16 +260,16 @@ func TestExport_Refusals(t *testing.T) {
 			t.Fatal(err)
 		}
 		some := filepath.Join(out, "some")
-		if n, err := reader.Export(some, []string{ids[0], "nonsense", ID(5).String()}); n != 0 || !errors.Is(err, ErrNotFound) {
+		if n, err := exportTo(t, reader, some, []string{ids[0], "nonsense", ID(5).String()}); n != 0 || !errors.Is(err, ErrNotFound) {
 			t.Errorf("%d, %v", n, err)
 		}
-		if n, err := reader.Export(some, ids[:1]); n != 1 || err != nil {
+		if n, err := exportTo(t, reader, some, ids[:1]); n != 1 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
 		if err := os.WriteFile(filepath.Join(dir, "spool", ids[1]), []byte("damaged"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if n, err := reader.Export(some, nil); n != 2 || err == nil || !strings.Contains(err.Error(), ids[1]) {
+		if n, err := exportTo(t, reader, some, nil); n != 2 || err == nil || !strings.Contains(err.Error(), ids[1]) {
 			t.Errorf("with one that is damaged: %d, %v", n, err)
 		}
 		reader.Close()
@@ -282,7 +283,7 @@ func TestExport_Refusals(t *testing.T) {
 		}
 		running := openRig(t, dir, newFakeTransport(), testPolicy)
 		defer running.stop()
-		if _, err := Import(dir, out, false); !errors.Is(err, ErrLocked) {
+		if _, err := Import(dir, os.DirFS(out), false); !errors.Is(err, ErrLocked) {
 			t.Errorf("into a queue that is running: %v", err)
 		}
 	})
@@ -303,7 +304,7 @@ func TestExport_TellsOfADamagedRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	if n, err := reader.Export(t.TempDir(), nil); n != 2 || !errors.Is(err, errDamaged) || !strings.Contains(err.Error(), ID(2).String()) {
+	if n, err := exportTo(t, reader, t.TempDir(), nil); n != 2 || !errors.Is(err, errDamaged) || !strings.Contains(err.Error(), ID(2).String()) {
 		t.Errorf("%d were exported, %v", n, err)
 	}
 }
@@ -340,7 +341,7 @@ func TestImport_CommitThatFailsAndIsThere(t *testing.T) {
 		_, out, ids := exportFrom(t, newFakeTransport())
 		dir := t.TempDir()
 		st := mustOpenStore(t, dir)
-		im := importer{Imported: Imported{Renamed: make(map[string]string)}, st: st}
+		im := importer{Imported: Imported{Renamed: make(map[string]string)}, from: os.DirFS(out), st: st}
 		var err error
 		if im.spool, err = openSpool(dir); err != nil {
 			t.Fatal(err)
@@ -350,7 +351,7 @@ func TestImport_CommitThatFailsAndIsThere(t *testing.T) {
 		}
 		broken := errors.New("the disk is broken")
 		st.around = func(commit func() error) error { return errors.Join(commit(), broken) }
-		if err := im.take(filepath.Join(out, ids[1]+".json")); !errors.Is(err, broken) {
+		if err := im.take(ids[1] + ".json"); !errors.Is(err, broken) {
 			t.Fatal(err)
 		}
 		_ = st.abandon()
@@ -372,11 +373,32 @@ func TestImport_FolderOfAnyName(t *testing.T) {
 		if err := os.Rename(out, from); err != nil {
 			t.Fatal(err)
 		}
-		if done, err := Import(t.TempDir(), from, false); err != nil || done.Messages != 3 {
+		if done, err := Import(t.TempDir(), os.DirFS(from), false); err != nil || done.Messages != 3 {
 			t.Errorf("%+v, %v", done, err)
 		}
-		if _, err := Import(t.TempDir(), from+"/none", false); !errors.Is(err, os.ErrNotExist) {
+		if _, err := Import(t.TempDir(), os.DirFS(from+"/none"), false); !errors.Is(err, os.ErrNotExist) {
 			t.Error(err)
 		}
 	})
+}
+
+// exportTo exports messages to files in a folder, which it makes.
+func exportTo(t *testing.T, r *Reader, dir string, ids []string) (int, error) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	to := openTestFolder(t, dir)
+	n, err := r.Export(func(from io.Reader) error { return SaveExported(to, from) }, ids)
+	return n, errors.Join(err, FinishExport(to))
+}
+
+func openTestFolder(t *testing.T, dir string) *os.Root {
+	t.Helper()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { root.Close() })
+	return root
 }

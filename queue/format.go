@@ -23,7 +23,7 @@ func markerText(format int) string { return fmt.Sprintf("relayd queue, format %d
 // checkFormat returns the format that the folder is in, 0 for one that was not used yet.
 func checkFormat(dir string) (format int, err error) {
 	marker, path := filepath.Join(dir, markerName), filepath.Join(dir, databaseName)
-	text, err := os.ReadFile(marker)
+	text, err := readFile(marker, 1<<10)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return 0, nil
@@ -38,7 +38,7 @@ func checkFormat(dir string) (format int, err error) {
 				marker, text, currentFormat)
 		}
 	}
-	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
+	if info, err := os.Lstat(path); err != nil || info.Size() == 0 {
 		return 0, fmt.Errorf("%s is missing or empty, though %s says that a queue was here; "+
 			"put the database back, or remove %s to begin with an empty queue", path, marker, marker)
 	}
@@ -56,13 +56,13 @@ func migrate(dir string, format int) error {
 		return nil
 	}
 	path := filepath.Join(dir, databaseName)
-	src, err := os.Open(path)
+	src, err := openFile(path, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
 	to := fmt.Sprintf("%s.format-%d", path, format)
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	dst, err := openFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("the queue is in format %d and must be copied before it is brought to format %d: %w", format, currentFormat, err)
 	}

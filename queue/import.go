@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -24,14 +23,17 @@ type Imported struct {
 	Renamed  map[string]string `json:"renamed"`
 }
 
-// Import takes the messages that Export wrote to from into the queue in dir, which is created when it is missing and
+// Import takes the messages that SaveExported wrote to the folder from into the queue in dir, which is created when it is missing and
 // whose daemon is not running. A message keeps its id, its recipients' states, its attempts and its hold; when another
 // one has the id it gets a new one. One that is or was in this queue, as far back as its history goes, is left out unless
 // force is set. A message that is not as it was written is left out, and the error says so; the others are taken. To
 // import a message in two places is to deliver it twice.
-func Import(dir, from string, force bool) (done Imported, err error) {
+func Import(dir string, from fs.FS, force bool) (done Imported, err error) {
 	names, err := exportedNames(from)
 	if err != nil {
+		return done, err
+	}
+	if err := supported(); err != nil {
 		return done, err
 	}
 	if err := makeFolder(dir); err != nil {
@@ -50,7 +52,7 @@ func Import(dir, from string, force bool) (done Imported, err error) {
 	if err != nil {
 		return done, err
 	}
-	im := importer{Imported: Imported{Renamed: make(map[string]string)}, st: st, spool: spool, force: force}
+	im := importer{Imported: Imported{Renamed: make(map[string]string)}, from: from, st: st, spool: spool, force: force}
 	if err = im.learn(); err == nil {
 		for _, name := range names {
 			if e := im.take(name); e != nil {
@@ -58,28 +60,32 @@ func Import(dir, from string, force bool) (done Imported, err error) {
 			}
 		}
 	}
-	return im.Imported, errors.Join(err, st.close(), adopt(dir))
+	return im.Imported, errors.Join(err, st.close())
 }
 
+// ErrNoExport: the folder has no message that SaveExported wrote. Name the folder that was exported to.
+var ErrNoExport = errors.New("there is no exported message (no ID.json)")
+
 // exportedNames returns the records in the folder from, in order.
-func exportedNames(from string) (names []string, err error) {
-	entries, err := os.ReadDir(from)
+func exportedNames(from fs.FS) (names []string, err error) {
+	entries, err := fs.ReadDir(from, ".")
 	if err != nil {
-		return nil, fmt.Errorf("there is no exported message in %s: %w", from, err)
+		return nil, fmt.Errorf("%w: %w", ErrNoExport, err)
 	}
 	for _, e := range entries {
 		if strings.HasSuffix(e.Name(), recordSuffix) {
-			names = append(names, filepath.Join(from, e.Name()))
+			names = append(names, e.Name())
 		}
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("there is no exported message in %s (no ID%s)", from, recordSuffix)
+		return nil, ErrNoExport
 	}
 	return names, nil
 }
 
 type importer struct {
 	Imported
+	from  fs.FS
 	st    *store
 	spool spool
 	force bool
@@ -117,7 +123,11 @@ func (im *importer) learn() (err error) {
 
 // take imports the message whose record is in the file called name.
 func (im *importer) take(name string) error {
-	r, err := readExported(name)
+	text, err := fs.ReadFile(im.from, name)
+	if err != nil {
+		return err
+	}
+	r, err := parseExported(text)
 	if err != nil {
 		return err
 	}
@@ -142,7 +152,7 @@ func (im *importer) take(name string) error {
 			}
 		}
 	}
-	f, err := os.Open(strings.TrimSuffix(name, recordSuffix) + contentSuffix)
+	f, err := im.from.Open(strings.TrimSuffix(name, recordSuffix) + contentSuffix)
 	if err != nil {
 		return fmt.Errorf("its content is missing: %w", err)
 	}
@@ -168,14 +178,6 @@ func (im *importer) taken(id ID) (bool, error) {
 	}
 	_, err = os.Lstat(im.spool.path(id))
 	return !errors.Is(err, fs.ErrNotExist), nil
-}
-
-func readExported(name string) (*record, error) {
-	text, err := os.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	return parseExported(text)
 }
 
 // parseExported returns the record in what an ID.json holds, when an import may take it.

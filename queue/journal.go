@@ -98,7 +98,7 @@ func openJournal(dir string, gen uint64) (*journal, error) {
 	}
 	j := &journal{dir: dir, gen: gen, salt: binary.BigEndian.Uint64(salt[:]), made: journalReserve}
 	for i := range j.files {
-		f, err := os.OpenFile(filepath.Join(dir, journalName(uint64(i))), os.O_RDWR|os.O_CREATE, 0o600)
+		f, err := openFile(filepath.Join(dir, journalName(uint64(i))), os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
 			return nil, errors.Join(err, j.close())
 		}
@@ -182,7 +182,7 @@ func (j *journal) tally() {
 // tally returns the highest number that the next frame has by the tallies of the journal in dir, or 0.
 func (s journalState) tally(dir string) (next uint64) {
 	for n := range uint64(2) {
-		f, err := os.Open(filepath.Join(dir, journalName(n)))
+		f, err := openFile(filepath.Join(dir, journalName(n)), os.O_RDONLY, 0)
 		if err != nil {
 			continue
 		}
@@ -330,7 +330,7 @@ func (s journalState) replay(dir string, apply func(gen uint64, d delta)) (end j
 	end = journalEnd{gen: s.gen, seq: s.seq}
 	for next := s.gen + 1; next <= s.gen+2; next++ {
 		path := filepath.Join(dir, journalName(next))
-		f, err := os.Open(path)
+		f, err := openFile(path, os.O_RDONLY, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -356,7 +356,7 @@ func (s journalState) replay(dir string, apply func(gen uint64, d delta)) (end j
 // when the database was replaced by an older copy.
 func (s journalState) overtaken(dir string) error {
 	for n := range uint64(2) {
-		f, err := os.Open(filepath.Join(dir, journalName(n)))
+		f, err := openFile(filepath.Join(dir, journalName(n)), os.O_RDONLY, 0)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -381,7 +381,7 @@ func (s journalState) overtaken(dir string) error {
 // that number, or the database would seem to be older than its journal.
 func namedGeneration(dir string) (gen uint64) {
 	for n := range uint64(2) {
-		f, err := os.Open(filepath.Join(dir, journalName(n)))
+		f, err := openFile(filepath.Join(dir, journalName(n)), os.O_RDONLY, 0)
 		if err != nil {
 			continue
 		}

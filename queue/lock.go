@@ -15,7 +15,7 @@ import (
 // error is ErrLocked when a daemon, or for one for itself anybody, has it. Without the folder nobody can have it, and there
 // is no file.
 func lockQueue(dir string, alone bool) (*os.File, error) {
-	f, err := os.Open(filepath.Join(dir, "spool"))
+	f, err := openFolder(filepath.Join(dir, "spool"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -1,4 +1,4 @@
-//go:build darwin || dragonfly || freebsd || linux || netbsd || openbsd
+//go:build darwin || freebsd || linux || openbsd
 
 package queue
 
@@ -27,3 +27,19 @@ func lockFile(f *os.File, alone bool) error {
 func unlockFile(f *os.File) error {
 	return os.NewSyscallError("flock", unix.Flock(int(f.Fd()), unix.LOCK_UN))
 }
+
+const (
+	// noFollow makes opening a link an error, and opening a pipe not wait.
+	noFollow = unix.O_NOFOLLOW | unix.O_NONBLOCK
+	// onlyFolder makes opening what is no folder an error.
+	onlyFolder = unix.O_DIRECTORY
+)
+
+// writable returns why no file can be made in the folder dir.
+func writable(dir string) error {
+	err := unix.Faccessat(unix.AT_FDCWD, dir, unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+	return os.NewSyscallError("access", err)
+}
+
+// supported returns an error where no queue can be kept.
+func supported() error { return nil }

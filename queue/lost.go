@@ -94,12 +94,12 @@ func (d *damage) setAside(s spool, id ID) error {
 }
 
 func keepCopy(from, to string) error {
-	src, err := os.Open(from)
+	src, err := openFile(from, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	dst, err := openFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func openBolt(path string, opts *bolt.Options) (db *bolt.DB, file *os.File, err 
 	}()
 	open := opts.OpenFile
 	if open == nil {
-		open = os.OpenFile
+		open = openFile
 	}
 	opts.OpenFile = func(name string, flag int, perm os.FileMode) (f *os.File, err error) {
 		f, err = open(name, flag, perm)

@@ -494,7 +494,7 @@ func openMessage(read reading, sp spool, id string) (*record, io.ReadCloser, err
 	case !r.Spooled:
 		return r, io.NopCloser(bytes.NewReader(body)), nil
 	}
-	f, err := os.Open(sp.path(n))
+	f, err := openFile(sp.path(n), os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		// It may have been delivered since its record was read.
 		if e := read(func(s *store) error { _, err := s.record(n); return err }); errors.Is(e, ErrNotFound) {

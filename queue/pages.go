@@ -157,7 +157,7 @@ func checkPages(f *os.File, format int, journal bool) error {
 
 // checkDatabase looks the database at path through before bbolt opens it. The error is ErrLocked when a daemon has it.
 func checkDatabase(path string, format int) error {
-	f, err := os.Open(path)
+	f, err := openFile(path, os.O_RDONLY, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -387,7 +387,7 @@ func openAside(read reading, sp spool, id ID) (a *aside, content io.ReadCloser, 
 		return nil, nil, err
 	}
 	if body == nil {
-		f, err := os.Open(sp.path(id))
+		f, err := openFile(sp.path(id), os.O_RDONLY, 0)
 		if err == nil {
 			return a, f, nil
 		}

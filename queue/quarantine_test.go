@@ -249,7 +249,7 @@ func TestQuarantine_Export(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(SaveExported(online, from), from.Close()); err != nil {
+		if err := errors.Join(SaveExported(openTestFolder(t, online), from), from.Close()); err != nil {
 			t.Fatal(err)
 		}
 		r.stop()
@@ -258,7 +258,7 @@ func TestQuarantine_Export(t *testing.T) {
 			t.Fatal(err)
 		}
 		offline := t.TempDir()
-		if n, err := reader.Export(offline, []string{id}); n != 1 || err != nil {
+		if n, err := exportTo(t, reader, offline, []string{id}); n != 1 || err != nil {
 			t.Errorf("offline: %d, %v", n, err)
 		}
 		if list, _, err := reader.Quarantined("", 0); err != nil || len(list) != 1 {
@@ -274,7 +274,7 @@ func TestQuarantine_Export(t *testing.T) {
 				!bytes.Contains(about, []byte("checksum")) {
 				t.Errorf("%s: %d octets, %v; %s, %v", name, len(content), err, about, aboutErr)
 			}
-			if done, err := Import(t.TempDir(), dir, true); err == nil || done.Messages != 0 {
+			if done, err := Import(t.TempDir(), os.DirFS(dir), true); err == nil || done.Messages != 0 {
 				t.Errorf("%s: an import took %+v", name, done)
 			}
 		}

@@ -66,6 +66,9 @@ type config struct {
 // Open opens the queue in o.Dir, or creates it. The error is ErrLocked when another daemon has it. Nothing is
 // delivered before Start.
 func Open(o Options) (*Queue, error) {
+	if err := supported(); err != nil {
+		return nil, err
+	}
 	if err := makeFolder(o.Dir); err != nil {
 		remedy := "create it, or set another data_dir"
 		if errors.Is(err, fs.ErrExist) {

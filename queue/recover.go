@@ -40,7 +40,7 @@ func Recover(dir string) (done Recovered, err error) {
 		return Recovered{}, err
 	}
 	defer func() { err = errors.Join(err, unlockQueue(lock)) }()
-	f, err := os.Open(filepath.Join(dir, databaseName))
+	f, err := openFile(filepath.Join(dir, databaseName), os.O_RDONLY, 0)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Recovered{}, err
 	}
@@ -83,12 +83,12 @@ func Recover(dir string) (done Recovered, err error) {
 	if err := s.exchange(tmp, orphans); err != nil {
 		return s.Recovered, err
 	}
-	return s.Recovered, adopt(dir)
+	return s.Recovered, nil
 }
 
 // refuseNewer returns an error when the folder says that it is in a format that is not known here.
 func refuseNewer(dir string) error {
-	text, err := os.ReadFile(filepath.Join(dir, markerName))
+	text, err := readFile(filepath.Join(dir, markerName), 1<<10)
 	if err != nil {
 		return nil // it may be what was lost
 	}
@@ -254,7 +254,7 @@ func (s *salvage) replayAll(l *layer) {
 	}
 	var files []file
 	for n := range uint64(2) {
-		f, err := os.Open(filepath.Join(s.dir, journalName(n)))
+		f, err := openFile(filepath.Join(s.dir, journalName(n)), os.O_RDONLY, 0)
 		if err != nil {
 			continue
 		}
@@ -465,7 +465,7 @@ func (s *salvage) exchange(tmp string, orphans []ID) (err error) {
 		return errors.Join(fmt.Errorf("what is there cannot be kept: %w; nothing was changed", err), os.RemoveAll(s.Old))
 	}
 	// The lock of the old database ends with its name: a daemon that is started now must not begin a journal yet.
-	f, err := os.Open(filepath.Join(tmp, databaseName))
+	f, err := openFile(filepath.Join(tmp, databaseName), os.O_RDONLY, 0)
 	if err == nil {
 		defer f.Close()
 		err = lockFile(f, true)

@@ -25,7 +25,7 @@ func (s spool) path(id ID) string { return filepath.Join(s.dir, id.String()) }
 
 // create opens the file of a message that is arriving. It must not exist.
 func (s spool) create(id ID) (*os.File, error) {
-	return os.OpenFile(s.path(id), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	return openFile(s.path(id), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
 
 // keep makes a finished file durable: its data first, then its name.
@@ -49,7 +49,7 @@ func (s spool) remove(id ID) error {
 
 // verify returns an error when a message's file is not as it was stored.
 func (s spool) verify(r *record) error {
-	f, err := os.Open(s.path(r.ID))
+	f, err := openFile(s.path(r.ID), os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func makeFolder(dir string) error {
 }
 
 func syncDir(dir string) error {
-	d, err := os.Open(dir)
+	d, err := os.OpenFile(dir, os.O_RDONLY|onlyFolder, 0)
 	if err != nil {
 		return err
 	}

@@ -113,6 +113,9 @@ func bucketHistory() []byte    { return []byte("history") }
 func bucketQuarantine() []byte { return []byte("quarantine") }
 func bucketJournal() []byte    { return []byte("journal") }
 
+// initialMapping is the address space that the database gets at once: 1 GiB, and 256 MiB where a pointer has 32 bits.
+const initialMapping = 1 << (28 + 2*(^uint(0)>>63))
+
 func boltOptions() *bolt.Options {
 	return &bolt.Options{
 		// Without a timeout Open waits for ever for the lock of another process.
@@ -122,7 +125,7 @@ func boltOptions() *bolt.Options {
 		NoFreelistSync: false,
 		FreelistType:   bolt.FreelistMapType,
 		// A commit that must remap waits for open readers; address space is cheap.
-		InitialMmapSize: 1 << 30,
+		InitialMmapSize: initialMapping,
 	}
 }
 

@@ -67,6 +67,10 @@ func (a *app) oauthAccounts(ctx context.Context) ([]control.OAuthStatus, error) 
 	if err != nil {
 		return nil, err
 	}
+	cfg, unread := a.load() // which root can, and who relayctl becomes perhaps not
+	if err := a.enter(at, false); err != nil {
+		return nil, err
+	}
 	c, err := control.Dial(ctx, at.socket)
 	if err == nil {
 		defer c.Close()
@@ -76,9 +80,8 @@ func (a *app) oauthAccounts(ctx context.Context) ([]control.OAuthStatus, error) 
 	if !errors.Is(err, control.ErrNotRunning) {
 		return nil, a.explain(err)
 	}
-	cfg, err := a.load()
-	if err != nil {
-		return nil, err
+	if unread != nil {
+		return nil, unread
 	}
 	fmt.Fprintln(a.err, "relayctl: relayd is not running; this is what the configuration and the stored logins tell")
 	var out []control.OAuthStatus

@@ -48,6 +48,9 @@ func (a *app) oauthLogin(ctx context.Context, name string, port int) error {
 	if err != nil {
 		return err
 	}
+	if err := a.enter(places{dataDir: cfg.DataDir}, false); err != nil {
+		return err
+	}
 	store := oauth.NewStore(cfg.DataDir)
 	if err := store.Ready(); err != nil {
 		return fmt.Errorf("the login could not be kept: %w", err)

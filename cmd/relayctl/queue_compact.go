@@ -22,7 +22,7 @@ relayd must not be running.`,
 		Example: `  systemctl stop relayd && relayctl queue compact; systemctl start relayd`,
 		Args:    noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			dir, err := a.offline()
+			dir, err := a.offline(false)
 			if err != nil {
 				return err
 			}

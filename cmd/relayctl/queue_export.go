@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -41,12 +43,16 @@ The files hold other people's mail; they are made readable by their owner alone.
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			src, err := a.open(cmd.Context())
+			src, err := a.open(cmd.Context(), true)
 			if err != nil {
 				return err
 			}
 			defer src.Close()
-			n, err := src.Export(cmd.Context(), args[0], args[1:])
+			to := &exportFolder{app: a, path: args[0]}
+			n, err := src.Export(cmd.Context(), to, args[1:])
+			if n > 0 || err == nil {
+				err = errors.Join(err, to.finish())
+			}
 			if n > 0 || err == nil {
 				fmt.Fprintf(a.out, "Wrote %s to %s.\n", messages(n), clean(args[0]))
 			}
@@ -58,18 +64,15 @@ The files hold other people's mail; they are made readable by their owner alone.
 	}
 }
 
-// exportOnline writes messages of a daemon that runs, those named or all of its queue, to files in dir, and returns how many
-// it wrote. Of all, one that leaves the queue meanwhile is left out; one that cannot be written stops no other.
-func exportOnline(ctx context.Context, c *control.Client, dir string, ids []string) (n int, err error) {
+// exportOnline writes messages of a daemon that runs, those named or all of its queue, to files, and returns how many it
+// wrote. Of all, one that leaves the queue meanwhile is left out; one that cannot be written stops no other.
+func exportOnline(ctx context.Context, c *control.Client, to *exportFolder, ids []string) (n int, err error) {
 	if err := inQueue(ctx, c, ids); err != nil {
-		return 0, err
-	}
-	if err := queue.MakeExportFolder(dir); err != nil {
 		return 0, err
 	}
 	var failed []error
 	export := func(id string) {
-		err := exportOne(ctx, c, dir, id)
+		err := exportOne(ctx, c, to, id)
 		switch {
 		case err == nil:
 			n++
@@ -89,16 +92,46 @@ func exportOnline(ctx context.Context, c *control.Client, dir string, ids []stri
 			export(e.ID)
 		}
 	}
-	return n, errors.Join(errors.Join(failed...), queue.FinishExport(dir))
+	return n, errors.Join(failed...)
 }
 
-func exportOne(ctx context.Context, c *control.Client, dir, id string) error {
+func exportOne(ctx context.Context, c *control.Client, to *exportFolder, id string) error {
 	from, err := c.Export(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer from.Close()
-	return queue.SaveExported(dir, from)
+	return to.save(from)
+}
+
+// exportFolder is where an export goes. It is made when there is something to write.
+type exportFolder struct {
+	app    *app
+	path   string
+	folder *folder
+}
+
+func (e *exportFolder) open() (err error) {
+	if e.folder == nil {
+		e.folder, err = e.app.folder(e.path, true)
+	}
+	return err
+}
+
+// save writes the files of one message.
+func (e *exportFolder) save(from io.Reader) error {
+	if err := e.open(); err != nil {
+		return err
+	}
+	return e.folder.do(func(root *os.Root) error { return queue.SaveExported(root, from) })
+}
+
+// finish returns once everything is on disk.
+func (e *exportFolder) finish() error {
+	if err := e.open(); err != nil {
+		return err
+	}
+	return errors.Join(e.folder.do(queue.FinishExport), e.folder.Close())
 }
 
 // inQueue returns an error that names those of ids that are not in the queue.
@@ -141,13 +174,21 @@ Nobody can know what another relayd does: import a message in one place only.`,
 			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
-			dir, err := a.offline()
+			dir, err := a.offline(true)
 			if err != nil {
 				return err
 			}
-			done, err := queue.Import(dir, args[0], force)
+			from, err := a.folder(args[0], false)
+			if err != nil {
+				return fmt.Errorf("there is no exported message in %s: %w", args[0], err)
+			}
+			defer from.Close()
+			done, err := queue.Import(dir, from, force)
 			if err == nil || done.Messages+done.Known > 0 {
 				fmt.Fprint(a.out, importedText(done))
+			}
+			if errors.Is(err, queue.ErrNoExport) {
+				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			return stopFirst(err)
 		},

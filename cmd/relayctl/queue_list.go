@@ -55,7 +55,7 @@ is deferred by the pace; times are RFC 3339. An empty queue is [].`,
 			return noArgs(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			src, err := a.open(cmd.Context())
+			src, err := a.open(cmd.Context(), false)
 			if err != nil {
 				return err
 			}

@@ -7,8 +7,9 @@ import (
 	"relayd/queue"
 )
 
-// offline returns the data_dir for a command that works on the store itself, for which the daemon must not be running.
-func (a *app) offline() (string, error) {
+// offline returns the data_dir for a command that works on the store itself, for which the daemon must not be running. back
+// is that of enter.
+func (a *app) offline(back bool) (string, error) {
 	at, err := a.places()
 	if err != nil {
 		return "", err
@@ -16,7 +17,7 @@ func (a *app) offline() (string, error) {
 	if at.dataDir == "" {
 		return "", errors.New("--socket alone does not say where the queue is; say --config FILE")
 	}
-	return at.dataDir, nil
+	return at.dataDir, a.enter(at, back)
 }
 
 // stopFirst adds to an error that the daemon is running what to do about it.

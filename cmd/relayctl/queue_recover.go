@@ -31,7 +31,7 @@ damages files may not be done.`,
   relayctl queue list`,
 		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
-			dir, err := a.offline()
+			dir, err := a.offline(false)
 			if err != nil {
 				return err
 			}

@@ -39,7 +39,7 @@ plain and control characters visible.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			src, err := a.open(cmd.Context())
+			src, err := a.open(cmd.Context(), false)
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"relayd/internal/owner"
 )
 
 const (
@@ -28,6 +30,8 @@ type app struct {
 	config      string
 	configGiven bool // with --config, even if it is the default's name
 	socket      string
+
+	owner *owner.User // whom relayctl has become, when root runs it; see enter
 }
 
 // usageError is a command line that cannot be understood, or asks for things that exclude each other.
@@ -83,6 +87,9 @@ may not read the configuration.
 When relayd is not running, "queue list", "queue show" and "status" read its store
 in data_dir instead, and say so on standard error. "queue export", "import", "compact"
 and "recover" work on that store, and need relayd to be stopped.
+
+When root runs it, relayctl works in data_dir as the user that the folder belongs to. It
+reads the configuration as root, and the folders of "queue export" and "queue import".
 
 Exit codes: 0 done, 1 failed, 2 the command line was not understood.`,
 		Example: `  relayctl init                       write a first configuration

@@ -20,16 +20,16 @@ type source interface {
 	Show(ctx context.Context, id string) (queue.Detail, error)
 	Body(ctx context.Context, id string) (io.ReadCloser, error)
 	Status(ctx context.Context) (control.Status, error)
-	// Export writes the messages with these ids, or all for none, to files in dir, and returns how many it wrote.
-	Export(ctx context.Context, dir string, ids []string) (int, error)
+	// Export writes the messages with these ids, or all for none, to files, and returns how many it wrote.
+	Export(ctx context.Context, to *exportFolder, ids []string) (int, error)
 	Close()
 }
 
 // running is a daemon that answers.
 type running struct{ *control.Client }
 
-func (r running) Export(ctx context.Context, dir string, ids []string) (int, error) {
-	return exportOnline(ctx, r.Client, dir, ids)
+func (r running) Export(ctx context.Context, to *exportFolder, ids []string) (int, error) {
+	return exportOnline(ctx, r.Client, to, ids)
 }
 
 // places is where to find a daemon.
@@ -67,14 +67,20 @@ func (a *app) daemon(ctx context.Context) (*control.Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := a.enter(at, false); err != nil {
+		return nil, err
+	}
 	c, err := control.Dial(ctx, at.socket)
 	return c, a.explain(err)
 }
 
-// open connects to the daemon or, when it is down, opens its store and says so.
-func (a *app) open(ctx context.Context) (source, error) {
+// open connects to the daemon or, when it is down, opens its store and says so. back is that of enter.
+func (a *app) open(ctx context.Context, back bool) (source, error) {
 	at, err := a.places()
 	if err != nil {
+		return nil, err
+	}
+	if err := a.enter(at, back); err != nil {
 		return nil, err
 	}
 	c, err := control.Dial(ctx, at.socket)
@@ -97,6 +103,9 @@ func (a *app) explain(err error) error {
 	switch {
 	case errors.Is(err, control.ErrNotRunning):
 		return fmt.Errorf(`%w; start it with "systemctl start relayd" or "relayd --config %s"`, err, a.config)
+	case errors.Is(err, control.ErrDenied) && a.owner != nil:
+		return fmt.Errorf("%w: relayctl asked as %s, the owner of the queue's folder, and relayd runs as another user; "+
+			"give the folder to that one, with chown -R", err, a.owner.Name())
 	case errors.Is(err, control.ErrDenied):
 		return fmt.Errorf("%w: the control socket is for root and the user that relayd runs as; "+
 			"use sudo, or run relayctl as that user", err)
@@ -155,8 +164,8 @@ func (s *store) Status(context.Context) (control.Status, error) {
 	return st, errors.Join(err, listErr)
 }
 
-func (s *store) Export(_ context.Context, dir string, ids []string) (int, error) {
-	return s.r.Export(dir, ids)
+func (s *store) Export(_ context.Context, to *exportFolder, ids []string) (int, error) {
+	return s.r.Export(to.save, ids)
 }
 
 func (s *store) Close() { s.r.Close() }

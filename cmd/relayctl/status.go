@@ -43,7 +43,7 @@ that is down while another of its route works is not wrong; that is what it is f
   relayctl status --json | jq .queue.deferred`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			src, err := a.open(cmd.Context())
+			src, err := a.open(cmd.Context(), false)
 			if err != nil {
 				return err
 			}

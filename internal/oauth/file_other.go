@@ -3,14 +3,14 @@
 package oauth
 
 import (
-	"io/fs"
+	"errors"
+	"fmt"
 	"os"
 )
 
-const noFollow = 0
+const noFollow, onlyFolder = 0, 0
 
-func giveTo(*os.File, fs.FileInfo) error { return nil }
-
-func giveDirTo(string, fs.FileInfo) error { return nil }
-
-func lockFile(*os.File) error { return nil }
+// lockFile fails, and with it each login: without a lock and private modes a grant cannot be kept.
+func lockFile(*os.File) error {
+	return fmt.Errorf("a login cannot be kept on this system: %w", errors.ErrUnsupported)
+}

@@ -3,39 +3,33 @@
 package oauth
 
 import (
-	"io/fs"
+	"errors"
 	"os"
 	"syscall"
+	"time"
 )
 
-// noFollow makes opening a symbolic link fail.
-const noFollow = syscall.O_NOFOLLOW
+const (
+	// noFollow makes opening a link an error, and opening a pipe not wait.
+	noFollow = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+	// onlyFolder makes opening what is no folder an error.
+	onlyFolder = syscall.O_DIRECTORY
+)
 
-// giveTo gives a file to the owner of a folder: root, who logs in for the daemon, is not who reads the grant.
-func giveTo(f *os.File, of fs.FileInfo) error {
-	owner, ok := of.Sys().(*syscall.Stat_t)
-	if !ok || os.Geteuid() != 0 {
-		return nil
-	}
-	return f.Chown(int(owner.Uid), int(owner.Gid))
-}
-
-// giveDirTo is giveTo for a folder.
-func giveDirTo(path string, of fs.FileInfo) error {
-	dir, err := os.OpenFile(path, os.O_RDONLY|noFollow|syscall.O_DIRECTORY, 0)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return giveTo(dir, of)
-}
+// lockPatience is how long lockFile waits. Whoever has the lock only writes a file.
+const lockPatience = 10 * time.Second
 
 // lockFile waits for the file's lock, which ends when the file is closed.
 func lockFile(f *os.File) error {
-	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
-		if err != syscall.EINTR {
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR):
 			return err
+		case time.Since(begin) > lockPatience:
+			return errors.New("another process has held the lock for 10 seconds; end it, and try again")
 		}
 	}
 }

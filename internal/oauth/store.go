@@ -61,22 +61,16 @@ func (s *Store) Path(name string) string { return filepath.Join(s.dir(), url.Pat
 // is refused, since who writes it decides whose mailbox is used.
 func (s *Store) Load(name string) (Grant, error) {
 	path := s.Path(name)
-	info, err := os.Lstat(path)
+	f, err := openRegular(path, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Grant{}, ErrNoGrant
 	}
 	if err != nil {
 		return Grant{}, err
 	}
-	if !info.Mode().IsRegular() { // to open a pipe would wait for ever
-		return Grant{}, fmt.Errorf("%s is not a regular file; remove it and log in again", path)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return Grant{}, err
-	}
 	defer f.Close()
-	if info, err = f.Stat(); err != nil {
+	info, err := f.Stat()
+	if err != nil {
 		return Grant{}, err
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
@@ -139,12 +133,11 @@ func (s *Store) Ready() error {
 
 // lock makes the folder if need be, and keeps other processes from writing until unlock is called.
 func (s *Store) lock() (unlock func(), err error) {
-	owner, err := os.Stat(s.dataDir)
-	if err != nil {
+	if _, err := os.Stat(s.dataDir); err != nil {
 		return nil, fmt.Errorf("the folder of the queue: %w; start relayd once, which makes it", err)
 	}
 	if err := os.Mkdir(s.dir(), 0o700); err == nil {
-		if err := errors.Join(giveDirTo(s.dir(), owner), syncDir(s.dataDir)); err != nil {
+		if err := syncDir(s.dataDir); err != nil {
 			return nil, err
 		}
 	} else if !errors.Is(err, fs.ErrExist) {
@@ -158,12 +151,11 @@ func (s *Store) lock() (unlock func(), err error) {
 		return nil, fmt.Errorf("%s must be a folder that its owner alone has access to (it is %v); chmod 700 %s", s.dir(), mode, s.dir())
 	}
 	path := filepath.Join(s.dir(), "lock")
-	// Root must not be led elsewhere by who owns the folder.
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|noFollow, 0o600)
+	f, err := openRegular(path, os.O_CREATE|os.O_RDWR)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(giveTo(f, owner), lockFile(f)); err != nil {
+	if err := lockFile(f); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -177,10 +169,6 @@ func (s *Store) write(name string, g Grant) (err error) {
 	if err != nil {
 		return err
 	}
-	owner, err := os.Stat(s.dataDir)
-	if err != nil {
-		return err
-	}
 	f, err := os.CreateTemp(s.dir(), ".new-*") // with mode 0600
 	if err != nil {
 		return err
@@ -191,7 +179,7 @@ func (s *Store) write(name string, g Grant) (err error) {
 		}
 	}()
 	_, err = f.Write(append(text, '\n'))
-	if err := errors.Join(err, giveTo(f, owner), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), s.Path(name)); err != nil {
@@ -200,8 +188,31 @@ func (s *Store) write(name string, g Grant) (err error) {
 	return syncDir(s.dir())
 }
 
+// openRegular opens a file that must be a regular one: whose folder it is may have put a link or a pipe there.
+func openRegular(path string, flag int) (*os.File, error) {
+	f, err := os.OpenFile(path, flag|noFollow, 0o600)
+	if err != nil {
+		if info, e := os.Lstat(path); e == nil && !info.Mode().IsRegular() {
+			return nil, notRegular(path)
+		}
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = notRegular(path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func notRegular(path string) error {
+	return fmt.Errorf("%s is not a regular file; remove it and log in again", path)
+}
+
 func syncDir(dir string) error {
-	d, err := os.Open(dir)
+	d, err := os.OpenFile(dir, os.O_RDONLY|onlyFolder, 0)
 	if err != nil {
 		return err
 	}
