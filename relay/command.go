@@ -71,6 +71,7 @@ func (g *guard) hello(line, arg string) string {
 	}
 	g.tally.idle++
 	g.session.greet(traceAtom(name), g.verb == "EHLO")
+	g.peer.srv.noteName(g.peer, g.session.helo)
 	// The library puts its own words where RFC 5321 section 4.1.1.1 has the server's name, and an enhanced code in the
 	// reply to HELO, where RFC 2034 section 3 has none.
 	first := "250-" + g.peer.terms.set.Hostname + "\r\n"

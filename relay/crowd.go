@@ -112,7 +112,8 @@ func (k *socket) trouble(within time.Duration) string {
 		"clients do, or raise max_connections", k.listener.Addr(), k.total, most, k.perSite[most])
 }
 
-// Troubles returns why clients are refused that may relay, in words, and nothing while all is well.
+// Troubles returns why clients are refused that may relay, and what makes it doubtful who may, in words; nothing while all is
+// well.
 func (s *Server) Troubles() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,6 +122,9 @@ func (s *Server) Troubles() []string {
 		if words := k.trouble(s.tune.full); words != "" {
 			out = append(out, words)
 		}
+	}
+	if words := s.alone.suspect(s.set); words != "" {
+		out = append(out, words)
 	}
 	return out
 }

@@ -105,6 +105,7 @@ func (s *Server) receive(k *socket, c net.Conn) {
 	t := k.terms.Load()
 	p := &peer{srv: s, terms: t, maxSize: t.maxSize(), raw: c, addr: clientAddr(c.RemoteAddr())}
 	p.log = t.set.Log.With("client", p.addr.String())
+	s.alone.session(p.addr)
 	v := welcome
 	if !t.set.trusts(p.addr) {
 		v = stranger

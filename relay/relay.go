@@ -101,8 +101,11 @@ type Options struct {
 	// Begin opens a message in the queue. An error that holds an envelope.Reply is answered with it, any other with
 	// 451 4.3.0.
 	Begin func(envelope.Envelope, envelope.Origin) (Writer, error)
-	// Trusted lists who may relay. Loopback always may.
-	Trusted []netip.Prefix
+	// Trusted lists who may relay. Loopback may too, unless DistrustLoopback is set.
+	Trusted          []netip.Prefix
+	DistrustLoopback bool
+	// Forwards reports whether an address may stand for many machines, as that of a gateway does; it may be nil.
+	Forwards func(netip.Addr) bool
 	// TrustHint says where Trusted is written, as "trusted_networks in /etc/relayd/relayd.toml". It stands in the words
 	// of the 554 that others get.
 	TrustHint string
@@ -220,7 +223,7 @@ func (l *Listener) network() string {
 
 // trusts reports whether the client may relay. addr is unmapped and without a zone.
 func (s *settings) trusts(addr netip.Addr) bool {
-	return addr.IsLoopback() || slices.ContainsFunc(s.Trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
+	return addr.IsLoopback() && !s.DistrustLoopback || slices.ContainsFunc(s.Trusted, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // unmapPrefix turns a network of IPv4-mapped IPv6 addresses into the IPv4 network that it is.

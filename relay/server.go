@@ -20,7 +20,8 @@ type Server struct {
 	listen    func(network, address string) (net.Listener, error)
 	buffers   *sync.Pool // of *[bodyBuffer]byte
 	quiet     *quiet
-	room      *room         // for recipients
+	room      *room // for recipients
+	alone     alone
 	lingering chan struct{} // holds an item for each refused client that is being waited for
 
 	// work ends when sessions may no longer finish what they are doing; it is the context of Commit.

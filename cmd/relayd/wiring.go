@@ -87,8 +87,9 @@ func (d *daemon) relayOptions(c *config.Config) relay.Options {
 	q := d.queue
 	o := relay.Options{
 		Hostname: c.Hostname, Log: d.log, Trusted: c.TrustedNetworks, Carry: d.router.MaxSize,
-		CheckSender: d.senderCheck(c.RequireSenderMX),
-		TrustHint:   fmt.Sprintf("trusted_networks in %s", c.File),
+		CheckSender:      d.senderCheck(c.RequireSenderMX),
+		TrustHint:        fmt.Sprintf("trusted_networks in %s", c.File),
+		DistrustLoopback: !c.TrustLoopback, Forwards: forwards,
 		Begin: func(env envelope.Envelope, origin envelope.Origin) (relay.Writer, error) {
 			w, err := q.Begin(env, origin)
 			if err != nil {

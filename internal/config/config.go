@@ -17,7 +17,8 @@ type Config struct {
 	ControlSocket   string         // path of the operator's socket; absolute, at most 107 bytes
 	Postmaster      string         // who gets reports that cannot be delivered; empty: nobody
 	RequireSenderMX string         // "off", "warn" or "reject"
-	TrustedNetworks []netip.Prefix // who may relay without a login: loopback first, then the file's networks, unmapped
+	TrustedNetworks []netip.Prefix // who may relay without a login: loopback first if trusted, then the file's networks, unmapped
+	TrustLoopback   bool
 	Log             Log
 	Listeners       []Listener // in the file's order, at least one
 	Queue           Queue
@@ -136,7 +137,8 @@ func (r *reader) build(cfg *Config, root *table) {
 	cfg.Hostname = root.hostname("hostname")
 	cfg.DataDir = root.path("data_dir")
 	cfg.ControlSocket = root.controlSocket(cfg.DataDir)
-	cfg.TrustedNetworks = root.trusted("trusted_networks")
+	cfg.TrustLoopback = root.yes("trust_loopback")
+	cfg.TrustedNetworks = root.trusted("trusted_networks", cfg.TrustLoopback)
 	cfg.Postmaster = root.mailbox("postmaster")
 	cfg.RequireSenderMX = root.choice("require_sender_mx", "off", "warn", "reject")
 	cfg.Log = readLog(root.table("log"))

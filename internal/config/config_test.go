@@ -29,6 +29,7 @@ func TestLoad_FourLinesAreEnough(t *testing.T) {
 		File: path, Hostname: cfg.Hostname, DataDir: "/var/lib/relayd", ControlSocket: "/var/lib/relayd/control.sock",
 		RequireSenderMX: "off",
 		TrustedNetworks: append(loopback(), netip.MustParsePrefix("192.168.1.0/24")),
+		TrustLoopback:   true,
 		Log:             Log{Level: slog.LevelInfo, Format: "text"},
 		Listeners: []Listener{{
 			Address: ":25", TLS: "off", MinTLS: tls.VersionTLS12, MaxConnections: 500, MaxConnectionsPerClient: 50,
@@ -138,7 +139,7 @@ hosts = ["exchange.lan:25"]
 	}
 }
 
-// A key that the code does not read would take true without a word: no key is a boolean.
+// A key that the code does not read would take a value of any type without a word.
 func TestLoad_EveryKeyOfTheSchemaIsRead(t *testing.T) {
 	for _, table := range tableOrder {
 		for _, s := range schema[table] {
@@ -166,9 +167,13 @@ func TestLoad_EveryKeyOfTheSchemaIsRead(t *testing.T) {
 			if s.name == "smarthost" {
 				text = "smarthost = true\n"
 			}
+			is := "true or false"
+			if s.kind == kindBool {
+				text, is = strings.Replace(text, s.name+" = true", s.name+" = 'true'", 1), "a string"
+			}
 			key := strings.TrimPrefix(table+"."+s.name, ".")
 			wantAll(t, faultsOf(t, text),
-				fmt.Sprintf("relayd.toml:%d: %s: is true or false, but must be %s; ", line, key, s.kind.must()))
+				fmt.Sprintf("relayd.toml:%d: %s: is %s, but must be %s; ", line, key, is, s.kind.must()))
 		}
 	}
 }

@@ -26,7 +26,9 @@ func (c *Config) Describe() string {
 	}
 	p("")
 	p("From, without a login")
-	p("  this machine itself")
+	if c.TrustLoopback {
+		p("  this machine itself")
+	}
 	for _, net := range c.TrustedNetworks {
 		if !slices.Contains(loopback(), net) {
 			p("  %s", network(net))

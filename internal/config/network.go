@@ -22,7 +22,7 @@ const (
 	maxShare = 0.25
 )
 
-// loopback is always trusted.
+// loopback is trusted unless trust_loopback is false.
 func loopback() []netip.Prefix {
 	return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 }
@@ -48,6 +48,9 @@ func private() []netip.Prefix {
 func isPrivate(p netip.Prefix) bool {
 	return slices.ContainsFunc(private(), func(net netip.Prefix) bool { return holds(net, p) })
 }
+
+// linkLocal is the same on each link (RFC 4291 section 2.5.6).
+func linkLocal() netip.Prefix { return netip.MustParsePrefix("fe80::/10") }
 
 // holds reports whether every address of b is in a.
 func holds(a, b netip.Prefix) bool { return a.Bits() <= b.Bits() && a.Contains(b.Addr()) }
@@ -134,11 +137,26 @@ func (t *table) networks(key string, emptyOK bool, check func(e entry, p netip.P
 	return out
 }
 
-// trusted returns who may relay without a login, loopback first. What would make an open relay is refused.
-func (t *table) trusted(key string) []netip.Prefix {
-	given := t.networks(key, true, func(e entry, p netip.Prefix) bool { return t.trustable(key, e, p) })
+// trusted returns who may relay without a login, loopback first if it is to be among them. What would make an open relay is
+// refused.
+func (t *table) trusted(key string, withLoopback bool) []netip.Prefix {
+	given := t.networks(key, true, func(e entry, p netip.Prefix) bool {
+		if !withLoopback && p.Addr().IsLoopback() {
+			t.fault(e.line, t.full(key), fmt.Sprintf("%q is this machine, and trust_loopback is false", e.text),
+				"delete one of the two lines")
+			return false
+		}
+		return t.trustable(key, e, p)
+	})
 	t.refuseTogether(key, given)
-	all := loopback()
+	var all []netip.Prefix
+	switch {
+	case withLoopback:
+		all = loopback()
+	case len(t.list(key, true)) == 0:
+		t.bad("trust_loopback", "nobody may relay: this machine is not trusted, and trusted_networks names nobody",
+			"name your networks in trusted_networks, or delete this line")
+	}
 	for _, p := range given {
 		if !slices.Contains(all, p) {
 			all = append(all, p)
@@ -162,6 +180,9 @@ func (t *table) trustable(key string, e entry, p netip.Prefix) bool {
 		return refuse(fmt.Sprintf("%q is 1/%d of the IPv4 internet, which makes an open relay", e.text, 1<<v4.Bits()))
 	case !isV4 && p.Bits() < minBits6 && !isPrivate(p):
 		return refuse(fmt.Sprintf("%q is wider than a /%d, which makes an open relay", e.text, minBits6))
+	case linkLocal().Overlaps(p):
+		t.warn(e.line, t.full(key), fmt.Sprintf("%q is every machine on any link of this one, the provider's side too, under "+
+			"an address that it gives itself", e.text), "name the networks that your router hands out, such as fd00:1:2:3::/64")
 	case isPrivate(p) || isPrivate(v4):
 	case isV4 && v4.Bits() < warnBits4, !isV4 && p.Bits() < warnBits6:
 		t.warn(e.line, t.full(key),

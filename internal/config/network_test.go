@@ -64,12 +64,12 @@ func TestTrusted_PiecesThatAddUpAreRefused(t *testing.T) {
 func TestTrusted_NetworksOfOnesOwnAreFine(t *testing.T) {
 	networks := []string{
 		"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "192.168.1.7", "2001:db8:1::/48", "2001:db8::1", "fc00::/7", "fd00::/8",
-		"fe80::/10", "100.64.0.0/10", "169.254.0.0/16", "203.0.113.0/24", "::ffff:10.1.0.0/112", "::ffff:192.0.2.1", "::1",
+		"100.64.0.0/10", "169.254.0.0/16", "203.0.113.0/24", "::ffff:10.1.0.0/112", "::ffff:192.0.2.1", "::1",
 		"64:ff9b::c0a8:100/120",
 	}
 	cfg := good(t, trusting(networks...))
 	want := "[127.0.0.0/8 ::1/128 10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 192.168.1.7/32 2001:db8:1::/48 2001:db8::1/128 " +
-		"fc00::/7 fd00::/8 fe80::/10 100.64.0.0/10 169.254.0.0/16 203.0.113.0/24 10.1.0.0/16 192.0.2.1/32 64:ff9b::c0a8:100/120]"
+		"fc00::/7 fd00::/8 100.64.0.0/10 169.254.0.0/16 203.0.113.0/24 10.1.0.0/16 192.0.2.1/32 64:ff9b::c0a8:100/120]"
 	if got := fmt.Sprint(cfg.TrustedNetworks); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -84,6 +84,24 @@ func TestTrusted_LoopbackWithoutAKey(t *testing.T) {
 		if got := fmt.Sprint(cfg.TrustedNetworks); got != "[127.0.0.0/8 ::1/128]" {
 			t.Errorf("%q: %s", text, got)
 		}
+	}
+}
+
+func TestTrusted_LoopbackCanBeLeftOut(t *testing.T) {
+	cfg := good(t, "trust_loopback = false\ntrusted_networks = ['192.168.1.0/24']\n"+anySmarthost)
+	if got := fmt.Sprint(cfg.TrustedNetworks); got != "[192.168.1.0/24]" || cfg.TrustLoopback || strings.Contains(cfg.Describe(), "this machine itself") {
+		t.Errorf("%s\n%s", got, cfg.Describe())
+	}
+	for _, own := range []string{"127.0.0.0/8", "127.0.0.1", "::1", "::ffff:127.0.0.1"} {
+		wantAll(t, faultsOf(t, "trust_loopback = false\ntrusted_networks = ['"+own+"']\n"+anySmarthost),
+			"relayd.toml:2: trusted_networks: ", "is this machine, and trust_loopback is false; delete one of the two lines")
+	}
+	wantAll(t, faultsOf(t, "trust_loopback = false\n"+anySmarthost), "relayd.toml:1: trust_loopback: nobody may relay")
+}
+
+func TestTrusted_LinkLocalNetworksAreWarnedOf(t *testing.T) {
+	for _, network := range []string{"fe80::/10", "fe80::/64", "fe80::1"} {
+		wantAll(t, warningsOf(t, write(t, trusting(network))), "relayd.toml:1: trusted_networks: ", network, "on any link")
 	}
 }
 

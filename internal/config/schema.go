@@ -15,6 +15,7 @@ const (
 	kindNumber               // an integer
 	kindDuration             // a string such as "1h30m"
 	kindSize                 // a string such as "25MB", or a number of bytes
+	kindBool                 // true or false
 	kindTable                // a [table]
 	kindTables               // any number of [[table]]
 	kindMap                  // strings by names that the user chooses
@@ -25,7 +26,7 @@ const (
 type spec struct {
 	name     string
 	kind     kind
-	fallback any    // string or int
+	fallback any    // string, int or bool
 	example  string // a value in TOML that shows the form; fallback when empty
 }
 
@@ -38,6 +39,7 @@ var schema = map[string][]spec{
 		{name: "data_dir", kind: kindText, fallback: "/var/lib/relayd"},
 		{name: "control_socket", kind: kindText, example: `"/var/lib/relayd/control.sock"`},
 		{name: "trusted_networks", kind: kindList, example: `["192.168.1.0/24"]`},
+		{name: "trust_loopback", kind: kindBool, fallback: true},
 		{name: "postmaster", kind: kindText, example: `"postmaster@example.com"`},
 		{name: "require_sender_mx", kind: kindText, fallback: "off"},
 		{name: "log", kind: kindTable},
@@ -198,6 +200,8 @@ func (k kind) must() string {
 		return "a list of strings"
 	case kindNumber:
 		return "a whole number"
+	case kindBool:
+		return "true or false, without quotes"
 	case kindDuration:
 		return `a duration in quotes, such as "90s", "1h30m" or "5d"`
 	case kindSize:

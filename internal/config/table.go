@@ -220,6 +220,22 @@ func (t *table) number(key string, least, most int) int {
 	return int(n)
 }
 
+// yes returns whether a key is true.
+func (t *table) yes(key string) bool {
+	s, _ := lookup(t.name, key)
+	fallback, _ := s.fallback.(bool)
+	v, ok := t.value(key)
+	if !ok || !t.has(key) {
+		return fallback
+	}
+	yes, ok := v.(bool)
+	if !ok {
+		t.wrongType(key, v)
+		return fallback
+	}
+	return yes
+}
+
 // duration returns a duration within bounds, and whether it is to be used.
 func (t *table) duration(key string, least, most time.Duration) (time.Duration, bool) {
 	v, ok := t.value(key)
