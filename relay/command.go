@@ -156,11 +156,8 @@ func (g *guard) data(arg string) string {
 	return ""
 }
 
-// refuseCommand answers MAIL or RCPT, and logs it while the log is not being flooded.
+// refuseCommand answers MAIL or RCPT, and logs it.
 func (g *guard) refuseCommand(line string, r envelope.Reply) {
-	const logged = 20
 	g.say(r)
-	if g.tally.errors+g.tally.recipients <= logged {
-		g.peer.log.Warn("command refused", "helo", g.session.helo, "command", line, "reply", r.String())
-	}
+	g.peer.warn(several, "command refused", fmt.Sprint(r.Code, r.Enhanced), "helo", g.session.helo, "command", line, "reply", r.String())
 }

@@ -113,7 +113,7 @@ func TestHorde_OfManyNetworksMakesRoomForOthers(t *testing.T) {
 	h := open(t, trust("10.0.0.0/8", "192.168.0.0/16")).pretend(append(addrs, "192.168.1.1")...).start()
 	h.horde(n)
 	k := h.sockets[0]
-	if n := strings.Count(h.log.String(), "others need the place"); n > quietClients+1 {
+	if n := strings.Count(h.log.String(), "others need the place"); n > quietSubjects+1 {
 		t.Errorf("%d log lines about sessions that made room", n)
 	}
 	for range 20 {

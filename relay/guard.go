@@ -136,11 +136,8 @@ func (g *guard) lineFailed(err error) {
 	case errors.Is(err, errStopping):
 		g.leave(reply(421, 3, 2, g.peer.terms.set.Hostname+" is shutting down; try again later"), "")
 	case errors.Is(err, errCrowded):
-		why := ""
-		if _, ok := g.peer.srv.quiet.tell(clientNetwork(g.peer.addr), time.Now()); ok {
-			why = err.Error()
-		}
-		g.leave(crowded, why)
+		g.leave(crowded, "")
+		g.peer.warn(once, "session closed", "", "helo", g.session.helo, "reason", err.Error())
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		g.leave(reply(421, 4, 2, "no command for too long; closing"), "")
 	case errors.Is(err, errLineTooLong):
@@ -171,7 +168,7 @@ func (g *guard) leave(r envelope.Reply, why string) {
 		g.say(r)
 	}
 	if why != "" {
-		g.peer.log.Warn("session closed", "helo", g.session.helo, "reason", why)
+		g.peer.warn(several, "session closed", why, "helo", g.session.helo, "reason", why)
 	}
 }
 

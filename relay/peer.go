@@ -217,9 +217,7 @@ func (p *peer) handshake(until time.Time) (*tls.Conn, error) {
 	if _, plain := errors.AsType[tls.RecordHeaderError](err); plain && p.terms.TLS == TLSImplicit {
 		hint = "this listener speaks TLS from the first octet; set the client to implicit TLS (SMTPS), not STARTTLS or none"
 	}
-	if n, ok := p.srv.quiet.tell(clientNetwork(p.addr), time.Now()); ok {
-		p.log.Warn("TLS handshake failed", "listener", p.terms.Address, "error", err, "hint", hint, "unlogged_before", n)
-	}
+	p.warn(once, "TLS handshake failed", "", "listener", p.terms.Address, "error", err, "hint", hint)
 	return nil, err
 }
 

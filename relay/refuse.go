@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 
 	"relayd/internal/envelope"
@@ -37,9 +36,7 @@ func (p *peer) greeting(v verdict) envelope.Reply {
 // are waited for, so that a scan fills neither disk nor memory.
 func (p *peer) turnAway(v verdict) {
 	r := p.greeting(v)
-	if n, ok := p.srv.quiet.tell(clientNetwork(p.addr), time.Now()); ok {
-		p.log.Warn("session refused", "listener", p.terms.Address, "reply", r.String(), "unlogged_before", n)
-	}
+	p.warn(once, "session refused", fmt.Sprint(r.Code), "listener", p.terms.Address, "reply", r.String())
 	select {
 	case p.srv.lingering <- struct{}{}:
 		go func() {
@@ -90,55 +87,5 @@ func (p *peer) awaitQuit(conn net.Conn) {
 			return
 		}
 		conn.Write(appendReply(nil, reply(503, 5, 1, "this session was refused; QUIT")))
-	}
-}
-
-// quiet says which refusals are worth a log line: one for each client in a window, with the number that went unlogged
-// before it. It remembers a bounded number of clients; the rest share one entry.
-type quiet struct {
-	window time.Duration
-
-	mu   sync.Mutex
-	seen map[netip.Prefix]told
-}
-
-type told struct {
-	at   time.Time
-	more int // refusals since
-}
-
-const quietClients = 256
-
-func newQuiet(window time.Duration) *quiet {
-	return &quiet{window: window, seen: make(map[netip.Prefix]told)}
-}
-
-// tell counts a refusal of the client in, and returns how many went untold since its last line, and whether this one
-// is to be told.
-func (q *quiet) tell(client netip.Prefix, now time.Time) (untold int, ok bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	t, known := q.seen[client]
-	if !known && len(q.seen) >= quietClients {
-		q.forget(now)
-		if len(q.seen) >= quietClients {
-			client = netip.Prefix{}
-			t, known = q.seen[client]
-		}
-	}
-	if known && now.Sub(t.at) < q.window {
-		t.more++
-		q.seen[client] = t
-		return 0, false
-	}
-	q.seen[client] = told{at: now}
-	return t.more, true
-}
-
-func (q *quiet) forget(now time.Time) {
-	for client, t := range q.seen {
-		if now.Sub(t.at) >= q.window {
-			delete(q.seen, client)
-		}
 	}
 }

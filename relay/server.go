@@ -189,6 +189,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	log := s.set.Log
 	s.mu.Unlock()
 	defer s.stopWork()
+	defer s.quiet.close()
 
 	ended := make(chan struct{})
 	go func() { s.running.Wait(); close(ended) }()

@@ -8,9 +8,13 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"relayd/internal/envelope"
 )
 
 func TestNew_TellsAllFaultsAtOnce(t *testing.T) {
@@ -178,25 +182,91 @@ func TestServer_ScanFillsNoLog(t *testing.T) {
 }
 
 func TestQuiet_TellsOnceAWindowAndRemembersABoundedNumber(t *testing.T) {
-	q, now := newQuiet(time.Minute), time.Unix(1e9, 0)
-	client := netip.MustParsePrefix("192.0.2.1/32")
-	for i, want := range []bool{true, false, false} {
-		if _, ok := q.tell(client, now); ok != want {
-			t.Errorf("call %d told %v", i, ok)
+	synctest.Test(t, func(t *testing.T) {
+		q := newQuiet(time.Minute)
+		var mu sync.Mutex
+		var told []int
+		say := func(client netip.Addr) {
+			q.tell(subject{netip.PrefixFrom(client, 32), "cause"}, once, func(repeated int) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, repeated)
+			})
 		}
-	}
-	if n, ok := q.tell(client, now.Add(time.Minute)); n != 2 || !ok {
-		t.Errorf("after the window: %d untold, told %v", n, ok)
-	}
-	told := 0
-	for i := range 1000 {
-		a := netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)})
-		if _, ok := q.tell(netip.PrefixFrom(a, 32), now.Add(time.Minute)); ok {
-			told++
+		take := func() []int {
+			mu.Lock()
+			defer mu.Unlock()
+			lines := told
+			told = nil
+			return lines
 		}
-	}
-	if len(q.seen) > quietClients+1 || told > quietClients+1 {
-		t.Errorf("%d clients remembered, %d told", len(q.seen), told)
+		client := netip.MustParseAddr("192.0.2.1")
+		for range 53_001 {
+			say(client)
+		}
+		if lines := take(); fmt.Sprint(lines) != "[0]" {
+			t.Errorf("within the window: %v", lines)
+		}
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if lines := take(); fmt.Sprint(lines) != "[53000]" {
+			t.Errorf("after the window: %v", lines)
+		}
+		for i := range 1000 {
+			say(netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}))
+		}
+		lines := take()
+		if len(q.seen) > quietSubjects+1 || len(lines) > quietSubjects+1 {
+			t.Errorf("%d clients remembered, %d told", len(q.seen), len(lines))
+		}
+		q.close() // what was counted is told at the end, too
+		if rest := take(); len(rest) != 1 || len(lines)+rest[0] != 1000 {
+			t.Errorf("%d of 1000 lines are told, and counted are %v", len(lines), rest)
+		}
+	})
+}
+
+// A client that is refused again and again, for one cause, has a few lines, and then one that counts the others.
+func TestServer_ARetryingClientFillsNoLog(t *testing.T) {
+	for what, c := range map[string]struct {
+		begin, again string
+		message      string
+	}{
+		"message": {"EHLO c\r\n", "MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\nRSET\r\n", "message refused"},
+		"command": {"EHLO c\r\n", "MAIL FROM:<a@>\r\n", "command refused"},
+		"session": {"", "GET / HTTP/1.1\r\n", "session closed"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			h := open(t, func(o *Options, tune *tuning) { tune.errors, tune.idle = 2000, 2000 }).start()
+			h.queue.begin = func(envelope.Envelope) error { return errors.New("the disk is full") }
+			const tries = 500
+			if what == "session" {
+				for range tries {
+					c2 := h.dial()
+					c2.expect("220 *")
+					c2.send(c.again)
+					c2.expect("500 *")
+					c2.conn.Close()
+				}
+			} else {
+				cl := h.dial()
+				cl.expect("220 *")
+				go cl.conn.Write([]byte(c.begin + strings.Repeat(c.again, tries) + "QUIT\r\n"))
+				for line := ""; !strings.HasPrefix(line, "221 "); {
+					var err error
+					if line, err = cl.line(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			h.stop()
+			if n := strings.Count(h.log.String(), c.message); n != several+1 {
+				t.Errorf("%d lines for %d refusals, want %d", n, tries, several+1)
+			}
+			if want := fmt.Sprintf("repeated=%d", tries-several); !strings.Contains(h.log.String(), want) {
+				t.Errorf("the log has no %q:\n%.2000s", want, h.log)
+			}
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/emersion/go-smtp"
@@ -160,5 +161,5 @@ func (s *session) refused(r envelope.Reply, err error) {
 	if err != nil {
 		attrs = append(attrs, "error", err)
 	}
-	s.guard.peer.log.Warn("message refused", attrs...)
+	s.guard.peer.warn(several, "message refused", fmt.Sprint(r.Code, r.Enhanced), attrs...)
 }

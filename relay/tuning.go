@@ -40,7 +40,7 @@ type tuning struct {
 	// ownRoom is how many octets of memory the recipients of each transaction may take, and sharedRoom how many more those of
 	// all transactions together.
 	ownRoom, sharedRoom int64
-	// quiet is the time in which one client's refusals make one log line.
+	// quiet is the time in which refusals of one client and one cause make a few log lines.
 	quiet time.Duration
 }
 
