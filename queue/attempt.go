@@ -100,7 +100,7 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, l *lane, begun *bool) {
 		q.unreadable(it, sl, content.err)
 	case a.Site != nil:
 		it.handedOn = true
-		q.scheduler.post(func() { q.scheduler.finishSite(it, next, route, a.Site, a.RetryAt) })
+		q.scheduler.post(func() { q.scheduler.finishSite(it, next, route, a) })
 	case a.Left >= len(indexes):
 		it.handedOn = true
 		q.scheduler.post(func() { q.scheduler.finishPaced(it, next, route, a.RetryAt) })
@@ -115,13 +115,13 @@ const maxUncommitted = 2 * outcomeBatch
 
 // makeRoom lets the next message of a crowded lane go although the outcome of this one is not committed yet: a route of
 // few connections would else send as many messages as it has connections for each commit. unrecorded counts this outcome.
-// It reports whether it did, and has then said that the route works.
-func (q *Queue) makeRoom(it *item, l *lane, unrecorded int64) bool {
+// It reports whether it did, and has then said what doubtful shows of the route.
+func (q *Queue) makeRoom(it *item, l *lane, doubtful bool, unrecorded int64) bool {
 	if !l.crowded.Load() || unrecorded > maxUncommitted || q.committer.broken.Load() {
 		return false
 	}
 	return q.scheduler.post(func() {
-		q.scheduler.opened(l.name)
+		q.scheduler.shown(it, l, doubtful)
 		q.scheduler.leave(it)
 	})
 }
@@ -209,7 +209,7 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		changes = append(changes, rep.change())
 	}
 	it.handedOn = true
-	told := q.makeRoom(it, l, q.unrecorded.Add(1))
+	told := q.makeRoom(it, l, a.PossibleDuplicate, q.unrecorded.Add(1))
 	q.committer.submit(&request{changes: changes, keep: true, done: func(err error) {
 		q.unrecorded.Add(-1)
 		if err != nil {
@@ -226,7 +226,7 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		q.takeOver(r.ID, reports)
 		q.scheduler.post(func() {
 			if !told {
-				q.scheduler.opened(l.name)
+				q.scheduler.shown(it, l, a.PossibleDuplicate)
 			}
 			q.scheduler.dropCache(it)
 			switch {

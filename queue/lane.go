@@ -39,6 +39,7 @@ type item struct {
 
 // rare is what few items have.
 type rare struct {
+	suspect bool     // its route failed in the midst of its transaction
 	panics  int      // attempts that a fault outside of the transport ended
 	pending []Action // what was asked for while it was busy
 	doing   []Action // of that, what is being done
@@ -129,6 +130,8 @@ type lane struct {
 	paced time.Duration
 	ask   time.Duration
 	held  bool
+	// doubts are the sources of messages at which the route failed in the midst of a transaction since one went through.
+	doubts []uint16
 }
 
 func (l *lane) gated(now time.Duration) bool { return l.gate > now }
@@ -190,6 +193,9 @@ func (l *lane) left(it *item) {
 
 // pop takes the next item; there is one.
 func (l *lane) pop() *item {
+	if len(l.doubts) > 0 {
+		return l.popOther()
+	}
 	from := &l.fresh
 	if l.fresh.n == 0 || l.turn && l.backlog.n > 0 {
 		from = &l.backlog

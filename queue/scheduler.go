@@ -339,27 +339,19 @@ type stand struct {
 	last  bool // behind the others, and not at the head of the line
 }
 
-// finishSite closes the lane of route until retryAt. The item goes on with another of its routes that is open, or back
+// finishSite closes the lane of route until a.RetryAt. The item goes on with another of its routes that is open, or back
 // to the head of the line.
-func (s *scheduler) finishSite(it *item, next stand, route string, why *envelope.Failure, retryAt time.Time) {
+func (s *scheduler) finishSite(it *item, next stand, route string, a envelope.Attempt) {
 	s.giveBack(it)
 	l, now := s.lane(route), s.clock()
-	pause := max(minGate, min(time.Until(retryAt), s.longest()))
-	l.close(now+pause, why)
+	pause := max(minGate, min(time.Until(a.RetryAt), s.longest()))
+	l.close(now+pause, a.Site)
 	s.rebalance(now)
 	it.fresh = false
-	next.last = amidTransaction(why.Stage)
-	s.goOn(it, next, now)
-}
-
-// amidTransaction reports whether a route failed in the middle of a mail transaction. Then the message may be what it
-// fails at, and must not be the one that probes it each time.
-func amidTransaction(stage string) bool {
-	switch stage {
-	case "mail", "rcpt", "data", "dot":
-		return true
+	if next.last = a.Amid; a.Amid {
+		l.doubt(it)
 	}
-	return false
+	s.goOn(it, next, now)
 }
 
 // finishPanicked ends an attempt at whose message the relay's own code fails: it is tried again a few times, and then
@@ -428,9 +420,19 @@ func (s *scheduler) longest() time.Duration { return s.maxWait() + s.maxWait()/4
 // minGate keeps a transport that names a time in the past from being asked in a tight loop.
 const minGate = 10 * time.Millisecond
 
-// opened says that route works: what waits before it may go.
-func (s *scheduler) opened(route string) {
-	if l := s.lanes[route]; l != nil && l.probing {
+// shown says what the outcome of an attempt shows of the route of l: doubtful is an outcome that nobody knows.
+func (s *scheduler) shown(it *item, l *lane, doubtful bool) {
+	if doubtful {
+		l.doubt(it)
+		return
+	}
+	s.opened(l)
+}
+
+// opened says that the route of l works: what waits before it may go.
+func (s *scheduler) opened(l *lane) {
+	l.doubts = nil
+	if l.probing {
 		l.open()
 		s.rebalance(s.clock())
 	}

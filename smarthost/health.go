@@ -202,7 +202,10 @@ func (h *health) release(now time.Time) {
 }
 
 // forget ends the pause now. What was counted stays, so that a login that is still refused is not tried more often.
-func (h *health) forget() { h.next, h.own = time.Time{}, time.Time{} }
+func (h *health) forget() { h.resume(time.Time{}) }
+
+// resume ends the pause at the given time.
+func (h *health) resume(at time.Time) { h.next, h.own = at, at }
 
 func (h *health) down() bool { return h.state != StateUp && h.state != StateUnknown }
 

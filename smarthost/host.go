@@ -38,6 +38,7 @@ type host struct {
 	takenID            string
 	suspects           map[string]suspect
 	doubts             []string // ids of messages lost after the dot since one was answered
+	cuts               cuts
 	senders            refusedSenders
 }
 
@@ -295,6 +296,7 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, tx *tra
 	stop := c.watch(ctx)
 	err = tx.run(content, func() {
 		h.well(t, w.m.ID, envelope.Reply{})
+		h.cameFar()
 		if tx.afterTaken {
 			h.order.proven.Store(true)
 		}
@@ -327,24 +329,25 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, tx *tra
 // concluded settles a transaction that came to its end.
 func (h *host) concluded(t ticket, tx *transaction, w *work) outcome {
 	if v, site := h.judgeSender(tx); site {
-		return h.failed(t, w.m.ID, v)
+		return h.failedAmid(t, w, tx, v)
 	}
 	site, progress := w.settle(tx)
 	if site != nil && !h.blame(w.m.ID, *site) {
 		if site.crowded {
 			h.pool.crowded()
 		}
-		return h.failed(t, w.m.ID, *site)
+		return h.failedAmid(t, w, tx, *site)
 	}
 	h.well(t, w.m.ID, tx.last())
 	h.mu.Lock()
 	h.health.finished(t)
 	if !tx.dot.IsZero() {
-		h.doubts = nil
+		h.doubts, h.cuts = nil, cuts{}
 	}
 	if tx.dot.Positive() {
 		h.completed++
 		h.taken, h.takenID = time.Now(), w.m.ID
+		h.health.fails[unreachable] = 0 // also when another message has made it fail meanwhile
 	}
 	if site == nil {
 		delete(h.suspects, w.m.ID)
@@ -376,7 +379,7 @@ func (h *host) interrupted(ctx context.Context, t ticket, tx *transaction, w *wo
 		w.duplicate = true
 		w.settleTransaction(tx, lostAfterDot(tx.place, failed))
 		if ctx.Err() == nil && h.doubt(w.m.ID) {
-			h.failed(t, w.m.ID, classifyError(tx.place, err))
+			h.failedAmid(t, w, tx, classifyError(tx.place, err))
 		}
 		return outcome{}
 	case ctx.Err() != nil:
@@ -394,7 +397,7 @@ func (h *host) interrupted(ctx context.Context, t ticket, tx *transaction, w *wo
 		w.settleTransaction(tx, onlyThis(v))
 		return outcome{}
 	}
-	return h.failed(t, w.m.ID, v)
+	return h.failedAmid(t, w, tx, v)
 }
 
 // well notes that the host does its work.

@@ -48,6 +48,7 @@ func (rt *route) deliverAll(ctx context.Context, w *work) envelope.Attempt {
 		w.eight.encode = true
 		r, stopped = rt.try(ctx, w)
 	}
+	rt.probeAtOnce(w)
 	switch {
 	case w.left == 0:
 		return w.attempt(envelope.Failure{}, time.Time{})
@@ -168,10 +169,11 @@ const ahead = 3
 
 // concurrency is how many deliveries at once help the first usable host, or one to probe.
 func (rt *route) concurrency() int {
-	for _, h := range rt.hosts {
-		if h.usable() {
-			return ahead * rt.limit
-		}
+	if rt.usable() {
+		return ahead * rt.limit
 	}
 	return 1
 }
+
+// usable reports whether a host is not known to be down.
+func (rt *route) usable() bool { return slices.ContainsFunc(rt.hosts, (*host).usable) }

@@ -226,9 +226,7 @@ func (r *Router) Concurrency(name string) int {
 // ProbeNow ends all pauses: the next Deliver tries each host again.
 func (r *Router) ProbeNow() {
 	for h := range r.table.Load().hosts {
-		h.mu.Lock()
-		h.health.forget()
-		h.mu.Unlock()
+		h.probeNow()
 	}
 }
 
@@ -239,10 +237,15 @@ func (r *Router) ProbeRoute(name string) {
 		return
 	}
 	for _, h := range rt.hosts {
-		h.mu.Lock()
-		h.health.forget()
-		h.mu.Unlock()
+		h.probeNow()
 	}
+}
+
+// probeNow ends the host's pause.
+func (h *host) probeNow() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.health.forget()
 }
 
 // Close says QUIT to the idle connections and waits for their goodbyes. Deliver gives no more mail to any host; what is

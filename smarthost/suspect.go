@@ -13,7 +13,56 @@ const (
 const blameTime = 10 * time.Minute
 
 // maxSuspects bounds how many messages are remembered for that.
-const maxSuspects = 256
+const maxSuspects = 1024
+
+// probesAtOnce is how many other messages may probe at once, one after the other, a host that failed in the midst of a
+// transaction. One message can make it fail, and the others need not wait for that; when they fail as well, it is the host.
+const probesAtOnce = 2
+
+// breath is the pause before such a probe. The deliveries that began before the failure do not become it: the queue
+// chooses the message that probes.
+const breath = 50 * time.Millisecond
+
+// cuts counts how often a host failed in the midst of a transaction since another one came as far: before the host asked
+// for the body, and later. A host's lock guards it.
+type cuts struct{ early, late int }
+
+// failedAmid notes that the host failed in the midst of tx, which is that of w.
+func (h *host) failedAmid(t ticket, w *work, tx *transaction, v verdict) outcome {
+	w.amid = true
+	h.mu.Lock()
+	if v.trouble == unreachable && t.round == h.health.round {
+		n := &h.cuts.early
+		if tx.data.Code == 354 {
+			n = &h.cuts.late
+		}
+		if *n++; *n <= probesAtOnce {
+			w.cutBy = append(w.cutBy, h)
+		}
+	}
+	h.mu.Unlock()
+	return h.failed(t, w.m.ID, v)
+}
+
+// cameFar notes that the host asked for a body.
+func (h *host) cameFar() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cuts.early = 0
+}
+
+// probeAtOnce shortens the pauses of the hosts that may be probed at once after the transaction of w, when there is no other
+// host to use.
+func (rt *route) probeAtOnce(w *work) {
+	if len(w.cutBy) > 0 && !rt.usable() {
+		for _, h := range w.cutBy {
+			h.mu.Lock()
+			h.health.resume(time.Now().Add(breath))
+			h.health.fails[unreachable] = max(0, h.health.fails[unreachable]-1) // so that the first real pause is a short one
+			h.mu.Unlock()
+		}
+	}
+}
 
 // suspect is a message at which the host failed: how often, counting only failures between which others got through, and
 // the value of host.completed at the last that counted.
@@ -27,8 +76,14 @@ func (h *host) suspect(id string, enough int) bool {
 	if !before || h.completed > s.completed {
 		s = suspect{times: s.times + 1, completed: h.completed}
 	}
-	if h.suspects == nil || !before && len(h.suspects) >= maxSuspects {
+	if h.suspects == nil {
 		h.suspects = make(map[string]suspect)
+	}
+	if !before && len(h.suspects) >= maxSuspects {
+		for other := range h.suspects { // any one: were all forgotten, many suspects would hide each other for ever
+			delete(h.suspects, other)
+			break
+		}
 	}
 	h.suspects[id] = s
 	return s.times >= enough

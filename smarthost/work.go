@@ -17,6 +17,8 @@ type work struct {
 	host      string
 	dsn       bool
 	duplicate bool
+	amid      bool    // a host failed in the midst of its transaction
+	cutBy     []*host // those of them that may be probed at once
 	eight     eightBit
 	doubt     doubt
 	// transactions counts those to which a host said anything; slower is set when one asked for less mail.
@@ -146,7 +148,7 @@ func (w *work) settleTransaction(tx *transaction, f envelope.Failure) {
 // site's and nothing is spent; where it left some, those have it as their result.
 func (w *work) attempt(f envelope.Failure, retryAt time.Time) envelope.Attempt {
 	if w.left == len(w.results) {
-		return envelope.Attempt{Host: w.host, Site: &f, RetryAt: retryAt}
+		return envelope.Attempt{Host: w.host, Site: &f, RetryAt: retryAt, Amid: w.amid}
 	}
 	w.settleRest(f)
 	return envelope.Attempt{Host: w.host, Results: w.results, PossibleDuplicate: w.duplicate, DSNOffered: w.dsn}

@@ -58,6 +58,9 @@ type Attempt struct {
 	// route is worth trying again at RetryAt.
 	Site    *Failure
 	RetryAt time.Time
+	// Amid is set with Site when a host failed in the midst of this message's own transaction, so that the message may be
+	// what it fails at.
+	Amid bool
 	// Results holds one entry for each recipient of the message, in order, but for the Left last ones.
 	Results []Result
 	// Left is how many recipients, the last ones, were not tried: one transaction does not take so many, or the pace no
