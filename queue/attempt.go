@@ -193,7 +193,7 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 	if from.panicked {
 		v.isolate(now)
 	}
-	reports := q.reports(&v, v.notices(a, p, now), a.Host, from)
+	reports := q.reports(&v, v.notices(a, q.ages.isOld(r.ID)), a.Host, from)
 	v.keepUndeliverable(now)
 	main := &change{id: r.ID, oldSlot: sl, hasOld: true}
 	_, waits := v.record.next()

@@ -66,6 +66,13 @@ type idSource struct {
 	last ID
 }
 
+// highest returns the last id that was given out.
+func (s *idSource) highest() ID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
+}
+
 func (s *idSource) next(now time.Time) ID {
 	id := idAt(now) | ID(rand.Uint32N(1<<idRandomBits))
 	s.mu.Lock()

@@ -227,7 +227,7 @@ func (q *Queue) tellAside(id ID) {
 		for _, i := range v.failed {
 			v.words[i] = "The message was damaged on the disk of the mail relay and cannot be sent; please send it again."
 		}
-		reports = q.reports(&v, v.notices(envelope.Attempt{}, Policy{}, q.now()), "", nil)
+		reports = q.reports(&v, v.notices(envelope.Attempt{}, false), "", nil)
 	} else if to := q.policy.Load().Postmaster; !to.IsNull() {
 		reports = []*report{q.asideNotice(a, to)}
 	}

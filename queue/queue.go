@@ -34,6 +34,7 @@ type Queue struct {
 	free      freeSpace
 	cache     cache
 	ids       idSource
+	ages      ages
 	watch     watch
 	intakeLog intakeLog
 	config    atomic.Pointer[config]
@@ -88,7 +89,7 @@ func Open(o Options) (*Queue, error) {
 	if err != nil {
 		return nil, errors.Join(err, unlockQueue(lock))
 	}
-	q := &Queue{dir: o.Dir, lock: lock, spool: spool, log: o.Log,
+	q := &Queue{dir: o.Dir, lock: lock, spool: spool, log: o.Log, ages: ages{began: time.Now()},
 		setAside: make(chan struct{}, 1), free: freeSpace{dir: o.Dir, spool: spool.dir}}
 	q.free.watch = &q.watch
 	q.ctx, q.cancel = context.WithCancel(context.Background())

@@ -24,8 +24,8 @@ type notice struct {
 
 // notices returns what a verdict calls for. There is none for a null reverse-path (RFC 5321 section 4.5.5) or about a
 // report of our own (RFC 3461 section 6.1), and none that NOTIFY does not ask for (section 4.1). A host that
-// offered DSN reports success itself (section 6.2.5.2).
-func (v verdict) notices(a envelope.Attempt, p Policy, now time.Time) []notice {
+// offered DSN reports success itself (section 6.2.5.2). old says that the message has waited for the delay warning.
+func (v verdict) notices(a envelope.Attempt, old bool) []notice {
 	r := v.record
 	if r.Report || r.Envelope.ReversePath.IsNull() {
 		return nil
@@ -45,15 +45,8 @@ func (v verdict) notices(a envelope.Attempt, p Policy, now time.Time) []notice {
 	notify := func(i int) envelope.Notify { return r.Envelope.Recipients[i].Notify }
 	add(dsn.Failed, v.failed, func(i int) bool { return notify(i).WantsFailure() })
 	add(dsn.Relayed, v.delivered, func(i int) bool { return notify(i).WantsSuccess() && !a.DSNOffered })
-	if r.late(p, now) {
-		add(dsn.Delayed, v.deferred, r.wantsWarning)
-	}
+	add(dsn.Delayed, v.deferred, func(i int) bool { return (old || v.late[i]) && r.wantsWarning(i) })
 	return out
-}
-
-// late reports whether the sender of r is to be told that it waits.
-func (r *record) late(p Policy, now time.Time) bool {
-	return p.DelayWarning > 0 && now.Sub(r.ReceivedAt) >= p.DelayWarning
 }
 
 // wantsWarning reports whether recipient i waits and its sender is to be told, and was not.

@@ -34,6 +34,7 @@ type verdict struct {
 	local    map[int]bool
 	doubtful bool
 	content  map[int]bool // of failed, those for whom the message itself was refused
+	late     map[int]bool // of deferred, those that have waited for the delay warning between answers
 	told     map[int]bool // of failed, those of whom somebody is told
 }
 
@@ -41,7 +42,7 @@ type verdict struct {
 // results. It is pure but for the jitter of the retry time.
 func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Time) verdict {
 	v := verdict{record: r.clone(), replies: make(map[int]envelope.Reply), words: make(map[int]string),
-		expired: make(map[int]bool), local: make(map[int]bool), content: make(map[int]bool), doubtful: a.PossibleDuplicate}
+		expired: make(map[int]bool), local: make(map[int]bool), content: make(map[int]bool), late: make(map[int]bool), doubtful: a.PossibleDuplicate}
 	v.record.Attempts++
 	v.record.Smarthost = a.Host
 	jitter := rand.Float64() // one for all: those that were deferred together are tried together
@@ -61,6 +62,7 @@ func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Tim
 		default:
 			pause := min(backoff(state.Attempts, p.RetryMin, p.RetryMax, jitter), max(p.RetryMin, p.MaxAge-state.Waited))
 			state.Next = now.Add(pause)
+			v.late[n] = p.DelayWarning > 0 && state.Waited >= p.DelayWarning
 			state.Waited += pause
 			v.deferred, v.replies[n] = append(v.deferred, n), res.Failure.Reply
 		}

@@ -18,6 +18,7 @@ const actionWarn Action = "warn"
 func (q *Queue) warnings() {
 	var seen ID
 	var pause time.Duration
+	q.ages.mark(q.ids.highest(), q.policy.Load().DelayWarning)
 	for {
 		every := time.Minute
 		if w := q.policy.Load().DelayWarning; w > 0 {
@@ -28,13 +29,14 @@ func (q *Queue) warnings() {
 			return
 		case <-time.After(max(every, pause)):
 		}
-		p := *q.policy.Load()
-		if p.DelayWarning <= 0 {
+		warning := q.policy.Load().DelayWarning
+		q.ages.mark(q.ids.highest(), warning)
+		if warning <= 0 {
 			continue
 		}
 		start := q.now()
 		last, err := seen, error(nil)
-		q.safely("the warnings of delay", func() { last, err = q.warnAfter(seen, p) })
+		q.safely("the warnings of delay", func() { last, err = q.warnAfter(seen) })
 		if err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, errStore) {
 			q.log.Warn("senders of delayed messages could not be told; it is tried again", "error", err)
 		}
@@ -44,7 +46,7 @@ func (q *Queue) warnings() {
 
 // warnAfter warns about the messages with ids above seen that are late, up to the first that is not: the ones behind it
 // came later. It returns up to which id no message is left to warn about.
-func (q *Queue) warnAfter(seen ID, p Policy) (ID, error) {
+func (q *Queue) warnAfter(seen ID) (ID, error) {
 	done, behind := seen, false
 	open := make(map[string]bool)
 	for {
@@ -60,13 +62,12 @@ func (q *Queue) warnAfter(seen ID, p Policy) (ID, error) {
 		var late []ID
 		end := false
 		for _, r := range records {
-			// One that came while the clock was ahead says nothing of those behind it.
-			if end = !r.late(p, q.now()) && !r.ReceivedAt.After(q.now()); end {
+			if end = !q.ages.isOld(r.ID); end {
 				last = r.ID - 1
 				break
 			}
 			switch {
-			case r.Held || len(r.toWarn(p, q.now())) == 0:
+			case r.Held || len(r.toWarn()) == 0:
 			case q.canReport(r, open):
 				late = append(late, r.ID)
 			default:
@@ -101,9 +102,9 @@ func (q *Queue) canReport(r *record, known map[string]bool) bool {
 	return ok
 }
 
-// toWarn returns the recipients of r about whose delay the sender is to be told.
-func (r *record) toWarn(p Policy, now time.Time) []int {
-	if r.Report || r.Envelope.ReversePath.IsNull() || !r.late(p, now) {
+// toWarn returns the recipients of r, which is old, about whose delay the sender is to be told.
+func (r *record) toWarn() []int {
+	if r.Report || r.Envelope.ReversePath.IsNull() {
 		return nil
 	}
 	var out []int
@@ -129,8 +130,8 @@ func (q *Queue) request(a Action, ids []ID) error {
 
 // warn composes the report that a message which waits for its smarthost calls for; nil when it no longer does.
 func (q *Queue) warn(r *record) *report {
-	to := r.toWarn(*q.policy.Load(), q.now())
-	if len(to) == 0 {
+	to := r.toWarn()
+	if len(to) == 0 || !q.ages.isOld(r.ID) {
 		return nil
 	}
 	v := &verdict{record: r, words: map[int]string{}}

@@ -19,7 +19,9 @@
 //	GET  /v1/queue/{id}/export    what the queue knows of it, as a line of JSON, and then its content: what
 //	                              "relayctl queue export" writes to two files
 //	POST /v1/queue/actions        {"action": "hold|release|retry|reroute|delete", "ids": [...]} or {"action": ..., "all": true};
-//	                              answers {"action": ..., "done": N, "ids": [...]}, without ids for all
+//	                              answers {"action": ..., "done": N, "ids": [...], "asked": [...]}, without ids for
+//	                              all; asked are those that are being delivered, whose "asked" in /v1/queue/{id} names
+//	                              the action until it is done
 //
 // Sizes are in octets, times are RFC 3339.
 //
