@@ -12,6 +12,8 @@ type capabilities struct {
 	// size is set when SIZE is offered; maxSize is its limit in octets, 0 for none (RFC 1870).
 	size    bool
 	maxSize int64
+	// doubtedSize is set when maxSize is the host's and seems to be a slip.
+	doubtedSize bool
 	// auth holds the mechanisms, in upper case, in the host's order.
 	auth []string
 }

@@ -76,13 +76,19 @@ func addressNeedsUTF8(env *envelope.Envelope) bool {
 // unfit returns why a host with these capabilities cannot carry m, or nil. The codes are the relay's own: no host was
 // asked. Another host of the list may do better.
 //
-// Size is that of the form in which m would go.
+// Size is that of the form in which m would go. The failure is permanent, unless the host's SIZE is doubted.
 func unfit(m *envelope.Message, size int64, caps capabilities, secured bool, p place) *envelope.Failure {
 	fail := func(code int, enhanced envelope.EnhancedCode, text string) *envelope.Failure {
 		return &envelope.Failure{Scope: envelope.ScopeMessage, Permanent: true, Local: true, Stage: stageMail,
 			Reply: envelope.Reply{Code: code, Enhanced: enhanced, Text: p.words(text)}}
 	}
 	switch {
+	case caps.maxSize > 0 && size > caps.maxSize && caps.doubtedSize:
+		f := fail(452, envelope.EnhancedCode{4, 3, 4}, "the message has "+strconv.FormatInt(size, 10)+
+			" octets, and %HOST says that it takes no more than "+strconv.FormatInt(caps.maxSize, 10)+
+			", which is unlikely: it is asked again")
+		f.Permanent = false
+		return f
 	case caps.maxSize > 0 && size > caps.maxSize:
 		return fail(552, envelope.EnhancedCode{5, 3, 4}, "the message has "+strconv.FormatInt(size, 10)+
 			" octets, and %HOST takes no more than "+strconv.FormatInt(caps.maxSize, 10))

@@ -129,13 +129,13 @@ func TestEightBit_ContentThatCannotBeReadIsNoHostsFault(t *testing.T) {
 }
 
 func TestEightBit_HostThatIsAwayAndHasNo8BITMIMEEitherIsNotWaitedFor(t *testing.T) {
-	body := "MIME-Version: 1.0\r\n\r\ngrüße\r\n" // 30 octets, and 83 encoded
-	for size, want := range map[string]string{"SIZE 50": "permanent", "SIZE 100": "temporary", "8BITMIME": "temporary"} {
+	body := "MIME-Version: 1.0\r\n\r\n" + strings.Repeat("üüü\r\n", 150_000) // 1.2 MB, and 3 MB encoded
+	for size, want := range map[string]string{"SIZE 1300000": "permanent", "SIZE 9000000": "temporary", "8BITMIME": "temporary"} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPeers("one:25", "two:25")
 			one := p.hosts["one:25"]
 			one.answer = offering(size)
-			p.hosts["two:25"].answer = offering("SIZE 40")
+			p.hosts["two:25"].answer = offering("SIZE 1250000")
 			r := p.router(t, nil, "one:25", "two:25")
 			wantDelivered(t, r.Deliver(t.Context(), "isp", mail(hello)), "one:25")
 			one.set(func(h *peer) {

@@ -30,6 +30,7 @@ type host struct {
 	machine *machine
 	// facts is what was learnt of the host, maybe in an earlier run. Learn is told of changes.
 	facts HostFacts
+	low   doubtedSize
 	learn func(addr string, f HostFacts)
 	// completed counts messages taken, of which takenID was the last, at taken; accused is the count at the last site's
 	// reply to a message. Suspects are messages at which the host failed.
@@ -118,15 +119,26 @@ func (h *host) use(ctx context.Context, t ticket, c *conn, w *work, tx *transact
 	if tx == nil || !tx.behind && !tx.suits(c) {
 		b, o, ok := h.fit(w, c)
 		if !ok {
-			h.well(t, w.m.ID, envelope.Reply{})
-			h.pool.put(c)
 			disposed = true
-			return o
+			return h.declined(t, c, w, o)
 		}
 		tx = newTransaction(c.caps, &w.m.Envelope, w.place(h), b, w.pending())
 	}
 	o := h.transact(ctx, t, c, w, tx)
 	disposed = true
+	return o
+}
+
+// declined disposes of c, over which w cannot go, and returns what comes of that. A SIZE that is doubted is asked for once
+// more, in a new session.
+func (h *host) declined(t ticket, c *conn, w *work, o outcome) outcome {
+	if o.unfit != nil && !o.unfit.Permanent && w.asked != h {
+		w.asked = h
+		h.pool.drop(c)
+		return outcome{stale: true}
+	}
+	h.well(t, w.m.ID, envelope.Reply{})
+	h.pool.put(c)
 	return o
 }
 
@@ -246,9 +258,9 @@ func (h *host) connect(ctx context.Context, id string, login showing) (*conn, er
 	c.order = &h.order
 	h.pool.opened(c)
 	h.mu.Lock()
+	doubted, news := h.heedSize(c.offered, time.Now())
+	c.caps.doubtedSize = doubted && c.caps.maxSize == c.offered
 	h.caps, h.tls, h.known = c.caps, c.tls, true
-	news := h.facts.Size != c.offered
-	h.facts.Size = c.offered
 	facts := h.facts
 	h.mu.Unlock()
 	if news && h.learn != nil {

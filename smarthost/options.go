@@ -90,8 +90,9 @@ type Options struct {
 
 // HostFacts is what the relay remembers of a host over restarts.
 type HostFacts struct {
-	// Size is the SIZE that the host offered last, in octets; 0 for none.
-	Size int64 `json:"size,omitempty"`
+	// Size is the SIZE that the host offered at SizeAt, in octets; 0 for none.
+	Size   int64     `json:"size,omitempty"`
+	SizeAt time.Time `json:"size_at,omitzero"`
 }
 
 // Route is an ordered list of hosts with one set of credentials, and which mail it takes.

@@ -267,17 +267,17 @@ func TestOutcome_8BitContentArrivesEncodedWhereItMustBe(t *testing.T) {
 }
 
 func TestOutcome_MessageTooLargeForOneHostGoesToAnother(t *testing.T) {
-	two := startSandboxes(t, strict(sandbox.Options{MaxSize: 1000}), strict(sandbox.Options{MaxSize: 5000}))
+	two := startSandboxes(t, strict(sandbox.Options{MaxSize: 2000000}), strict(sandbox.Options{MaxSize: 10000000}))
 	learnt := make(map[string]int64)
 	g := newRigWith(t, func(o *Options) { o.Learn = func(addr string, f HostFacts) { learnt[addr] = f.Size } },
 		login(ModeStartTLS), two...)
-	wantDelivered(t, g.deliver(t, sized(2000)), two[1].Addr())
-	wantDelivered(t, g.deliver(t, sized(900)), two[0].Addr())
-	a := g.deliver(t, sized(6000))
+	wantDelivered(t, g.deliver(t, sized(4000000)), two[1].Addr())
+	wantDelivered(t, g.deliver(t, sized(1800000)), two[0].Addr())
+	a := g.deliver(t, sized(12000000))
 	if a.Site != nil || !a.Results[0].Failure.Permanent || a.Results[0].Failure.Reply.Enhanced != [3]int{5, 3, 4} {
 		t.Error(show(a))
 	}
-	if learnt[two[0].Addr()] != 1000 || learnt[two[1].Addr()] != 5000 || g.MaxSize() != 5000 {
+	if learnt[two[0].Addr()] != 2000000 || learnt[two[1].Addr()] != 10000000 || g.MaxSize() != 10000000 {
 		t.Errorf("%v %d", learnt, g.MaxSize())
 	}
 }

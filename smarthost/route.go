@@ -64,8 +64,8 @@ func (rt *route) deliverAll(ctx context.Context, w *work) envelope.Attempt {
 		// have said what they cannot do.
 		cannot := *r.cannot
 		maybe := slices.ContainsFunc(r.away, func(h *host) bool { return h.mayCarry(w) })
-		cannot.Permanent = !maybe
-		if maybe {
+		if cannot.Permanent && maybe {
+			cannot.Permanent = false
 			cannot.Reply = envelope.Reply{}
 			cannot.Reason = "of the hosts that answer none can carry this message; one that is away perhaps can"
 		}
@@ -96,7 +96,9 @@ func (rt *route) try(ctx context.Context, w *work) (r round, stopped bool) {
 		case o.eightBit:
 			r.as8Bit = true
 		case o.unfit != nil:
-			r.cannot = o.unfit
+			if r.cannot == nil || r.cannot.Permanent {
+				r.cannot = o.unfit
+			}
 		case o.blamed != nil:
 			r.blamed = o.blamed
 		default:

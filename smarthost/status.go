@@ -113,7 +113,7 @@ func (h *host) mayCarry(w *work) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.known {
-		size := smaller(h.facts.Size, h.endpoint.maxSize)
+		size := smaller(h.facts.size(sizeLife, time.Now()), h.endpoint.maxSize)
 		return size == 0 || w.m.Size <= size
 	}
 	size := w.m.Size
@@ -123,7 +123,12 @@ func (h *host) mayCarry(w *work) bool {
 		}
 		size = max(size, w.eight.size)
 	}
-	return unfit(&w.m, size, h.caps, h.tls != "", h.place) == nil
+	caps := h.caps
+	if caps.doubtedSize {
+		caps.maxSize = smaller(h.facts.size(sizeLife, time.Now()), h.endpoint.maxSize)
+		caps.doubtedSize = false
+	}
+	return unfit(&w.m, size, caps, h.tls != "", h.place) == nil
 }
 
 // offered8Bit reports whether the host offered 8BITMIME in its last session and went away after the given time.
@@ -134,12 +139,13 @@ func (h *host) offered8Bit(after time.Time) bool {
 }
 
 // MaxSize returns the largest content, in octets, that some host of some route can carry as far as is known: 0 when one
-// is not known, or has no limit.
+// is not known, or has no limit. A SIZE that no session has confirmed for an hour is not known.
 func (r *Router) MaxSize() int64 {
+	now := time.Now()
 	var largest int64
 	for h := range r.table.Load().hosts {
 		h.mu.Lock()
-		size := smaller(h.facts.Size, h.endpoint.maxSize)
+		size := smaller(h.facts.size(sizeAsk, now), h.endpoint.maxSize)
 		h.mu.Unlock()
 		if size == 0 {
 			return 0

@@ -24,6 +24,8 @@ type work struct {
 	// transactions counts those to which a host said anything; slower is set when one asked for less mail.
 	transactions int
 	slower       bool
+	// asked is the host that was asked for its SIZE once more.
+	asked *host
 	// ours is what hosts have been told of the message.
 	ours contribution
 }

@@ -8,7 +8,9 @@ import (
 	"syscall"
 	"testing"
 
+	"relayd/internal/control"
 	"relayd/internal/sandbox"
+	"relayd/queue"
 )
 
 // A provider's daily limit, wherever it comes, bounces nothing: the mail waits and status says why.
@@ -68,7 +70,7 @@ func TestRelayd_RowsForReplies(t *testing.T) {
 // SIZE is learnt, remembered across a restart, and offered to clients.
 func TestRelayd_LearntSizeOutlivesARestart(t *testing.T) {
 	s := newSite(t)
-	sb := s.smarthost(sandbox.Options{MaxSize: 100_000})
+	sb := s.smarthost(sandbox.Options{MaxSize: 2_000_000})
 	s.configure(route(sb.CAFile(), sb.Addr()))
 	p := s.start()
 	p.mustSubmit("a@example.com")
@@ -82,10 +84,52 @@ func TestRelayd_LearntSizeOutlivesARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	p = s.start()
-	err := p.submit("sender@lan.example", strings.Repeat("0123456789abcdef\r\n", 6000), "b@example.com")
+	err := p.submit("sender@lan.example", strings.Repeat("0123456789abcdef\r\n", 120_000), "b@example.com")
 	if err == nil || !strings.Contains(err.Error(), "552") || !strings.Contains(err.Error(), "5.3.4") {
-		t.Errorf("a message of 108,000 octets for a host that takes 100,000: %v", err)
+		t.Errorf("a message of 2,160,000 octets for a host that takes 2,000,000: %v", err)
 	}
+}
+
+// A host that for a while offers a SIZE that cannot be true closes nothing: mail is taken, also after a reload, a retry and a
+// restart, waits, and goes when the host offers what it should.
+func TestRelayd_SizeThatIsASlipClosesNothing(t *testing.T) {
+	s := newSite(t)
+	sb := s.smarthost(sandbox.Options{})
+	if err := sb.Inject(sandbox.Fault{Stage: sandbox.StageEHLO, Reply: "250-slip\n250-STARTTLS\n250-AUTH PLAIN\n250 SIZE 1"}); err != nil {
+		t.Fatal(err)
+	}
+	s.configure(route(sb.CAFile(), sb.Addr()))
+	p := s.start()
+	sent := 0
+	wait := func(when string) {
+		t.Helper()
+		sent++
+		p.mustSubmit(fmt.Sprintf("b%d@example.com", sent))
+		p.waitFor(`4\.3\.4 the message has \d+ octets, and .* says that it takes no more than 1, which is unlikely`)
+		if q := s.status().Queue; q.Active+q.Deferred != sent {
+			t.Errorf("%s: %+v", when, q)
+		}
+	}
+	wait("at first")
+	p.signal(syscall.SIGHUP)
+	wait("after a reload")
+	c, err := control.Dial(t.Context(), filepath.Join(s.dir, "data", "control.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.ApplyAll(t.Context(), queue.ActionRetry); err != nil {
+		t.Fatal(err)
+	}
+	wait("after a retry")
+	p.signal(syscall.SIGTERM)
+	if err := p.wait(); err != nil {
+		t.Fatal(err)
+	}
+	p = s.start()
+	wait("after a restart")
+	sb.Clear()
+	arrive(t, sb, sent)
 }
 
 // Three recipients, three answers, over real sockets: one is delivered, one is retried alone, one is reported, and the
