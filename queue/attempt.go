@@ -209,7 +209,10 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 		changes = append(changes, rep.change())
 	}
 	it.handedOn = true
-	told := q.makeRoom(it, l, a.PossibleDuplicate, q.unrecorded.Add(1))
+	// An outcome may wait for its commit: what hosts said at length is not kept meanwhile.
+	v.replies, v.words, v.cut = nil, nil, nil
+	left, doubtful := a.Left, a.PossibleDuplicate
+	told := q.makeRoom(it, l, doubtful, q.unrecorded.Add(1))
 	q.committer.submit(&request{changes: changes, keep: true, done: func(err error) {
 		q.unrecorded.Add(-1)
 		if err != nil {
@@ -218,7 +221,7 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 			return
 		}
 		q.traffic.settled(l.name, &v)
-		q.logVerdict(&v, a.PossibleDuplicate)
+		q.logVerdict(&v, doubtful)
 		q.logUnreported(&v)
 		if !waits && r.Spooled {
 			q.removeSpooled(r.ID)
@@ -232,7 +235,7 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 			switch {
 			case !waits:
 				q.scheduler.finishGone(it)
-			case a.Left > 0:
+			case left > 0:
 				q.scheduler.finishRest(it, main.newSlot)
 			default:
 				q.scheduler.finishWait(it, main.newSlot)
@@ -373,6 +376,7 @@ func (r *checkedReader) Read(p []byte) (int, error) {
 
 // logVerdict writes a line for each event of an attempt.
 func (q *Queue) logVerdict(v *verdict, doubtful bool) {
+	next, _ := v.record.next()
 	for _, e := range v.events {
 		level := slog.LevelInfo
 		if e.What == "failed" {
@@ -383,8 +387,7 @@ func (q *Queue) logVerdict(v *verdict, doubtful bool) {
 			slog.String("reply", e.Words), slog.Int("attempt", v.record.Attempts),
 			slog.String("age", e.At.Sub(v.record.ReceivedAt).Round(time.Millisecond).String())}
 		if e.What == "deferred" {
-			at, _ := v.record.next()
-			attrs = append(attrs, slog.Time("next_attempt", at), slog.Bool("possible_duplicate", doubtful))
+			attrs = append(attrs, slog.Time("next_attempt", next), slog.Bool("possible_duplicate", doubtful))
 		}
 		q.log.LogAttrs(context.Background(), level, e.What, attrs...)
 	}

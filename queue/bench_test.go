@@ -286,7 +286,7 @@ func BenchmarkList(b *testing.B) {
 		defer q.Close(context.Background())
 		b.ReportAllocs()
 		for b.Loop() {
-			if entries, err := q.List("", page); err != nil || len(entries) != page {
+			if entries, _, err := q.List("", page); err != nil || len(entries) != page {
 				b.Fatalf("%d entries, %v", len(entries), err)
 			}
 		}

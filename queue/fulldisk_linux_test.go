@@ -327,7 +327,7 @@ func TestFullDisk_StartsWithAJournalThatDoesNotFit(t *testing.T) {
 		tr.set(nil)
 		r = openRig(t, dir, tr, smallDiskPolicy())
 		r.Start()
-		entries, err := r.List("", 1)
+		entries, _, err := r.List("", 1)
 		if err != nil || len(entries) != 1 {
 			t.Fatalf("%v, %v", entries, err)
 		}

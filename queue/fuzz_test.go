@@ -26,7 +26,8 @@ func FuzzDecodeRecord(f *testing.F) {
 	}
 	f.Add(whole, false)
 	f.Add(whole[valueHeader:], true)
-	f.Add([]byte(`{"envelope":{"recipients":[{}]},"recipients":[{"status":"?","next":"9999-12-31T23:59:59Z","waited":-1}]}`), true)
+	f.Add([]byte(`{"envelope":{"recipients":[{}]},"states":[{"status":"?","next":"9999-12-31T23:59:59Z","waited":-1}],"recipients":[1,0,1]}`), true)
+	f.Add([]byte(`{"envelope":{"recipients":[{},{}]},"words":["w"],"states":[{}],"recipients":[2,0,1],"events":[{"to":[1],"words":-1}]}`), true)
 	f.Add([]byte(`{"recipients":null,"events":[{}],"size":-1}`), true)
 	f.Fuzz(func(t *testing.T, value []byte, seal bool) {
 		if seal {
@@ -68,10 +69,11 @@ func use(t *testing.T, r *record) {
 		t.Fatalf("%d recipients picked of %d", len(env.Recipients), len(due))
 	}
 	c := r.clone()
-	for range maxEvents + 1 {
+	most := queuedLimits().events
+	for range most + 1 {
 		c.note(Event{})
 	}
-	if len(c.Events) > max(maxEvents, len(r.Events)) {
+	if len(c.Events) > most {
 		t.Fatalf("%d events", len(c.Events))
 	}
 }
@@ -130,10 +132,11 @@ func FuzzDecodeSlot(f *testing.F) {
 	f.Add(s.key(), s.value(), false)
 	s.Source, s.Recipients = 0xab, 300
 	f.Add(s.key(), s.value(), false)
-	f.Add(make([]byte, slotKey), []byte("12345678isp"+slotMark+"000000"), true)
-	f.Add(make([]byte, slotKey), []byte("12345678"+slotMark+"00AB1"), true)
+	s.Record = 700
+	f.Add(s.key(), s.value(), false)
+	f.Add(make([]byte, slotKey), []byte("12345678abcd0123isp"), true)
 	f.Add([]byte("short"), []byte(""), true)
-	f.Add(make([]byte, slotKey), []byte("1234567"), true)
+	f.Add(make([]byte, slotKey), []byte("1234567abcd0123"), true)
 	f.Fuzz(func(t *testing.T, key, value []byte, seal bool) {
 		if seal {
 			value = sealValue(value)

@@ -41,7 +41,7 @@ func (q *Queue) obstacles() []obstacle {
 		add(false, "max_messages", errQueueFull, "the queue is full and no mail is taken: it has %d messages, and max_messages is %d",
 			queued, p.MaxMessages)
 	}
-	if bytes := q.bytes.Load(); p.MaxBytes > 0 && bytes >= p.MaxBytes {
+	if bytes := q.bytes.Load() + q.records.Load(); p.MaxBytes > 0 && bytes >= p.MaxBytes {
 		add(false, "max_bytes", errQueueFull, "the queue is full and no mail is taken: it has %d octets, and max_bytes is %d", bytes, p.MaxBytes)
 	}
 	return append(out, q.diskObstacles()...)

@@ -453,7 +453,7 @@ func TestReader_SeesTheJournalAndChangesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := r.List("", 0)
+	list, _, err := r.List("", 0)
 	if err != nil || len(list) != 1 || list[0].ID != ID(2).String() {
 		t.Errorf("list: %+v, %v", list, err)
 	}

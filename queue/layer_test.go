@@ -245,7 +245,7 @@ func (m *storeModel) checkMessage(rt *rapid.T, id ID, c *change) {
 func (m *storeModel) checkLists(rt *rapid.T, want []ID) {
 	after := ID(rapid.Uint64Range(0, uint64(m.last)).Draw(rt, "after"))
 	limit := rapid.IntRange(0, 6).Draw(rt, "limit")
-	list, err := m.st.list(after, limit)
+	list, _, err := m.st.page(after, limit)
 	from, _ := slices.BinarySearchFunc(want, after, func(id, after ID) int {
 		return cmp.Or(cmp.Compare(id, after), -1) // the first above it
 	})
@@ -317,7 +317,7 @@ func TestFormat_OlderOneIsCopiedAndBroughtUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if list, err := r.List("", 0); err != nil || len(list) != 1 {
+	if list, _, err := r.List("", 0); err != nil || len(list) != 1 {
 		t.Errorf("%+v, %v", list, err)
 	}
 	r.Close()

@@ -170,22 +170,40 @@ type operation struct {
 	finish  func() // gives the item back, on the scheduler's goroutine
 }
 
-// operate changes claimed items and gives them back.
-func (q *Queue) operate(items []*item, actions []Action) error {
-	var changes []*change
+// operate changes claimed items and gives them back, as many in one commit as take a few octets.
+func (q *Queue) operate(items []*item, actions []Action) (failed error) {
 	var ops []operation
-	var failed error
-	for _, it := range items {
+	octets := 0
+	for i, it := range items {
 		op, err := q.operateOne(it, actions)
-		if errors.Is(err, errDamaged) {
+		switch {
+		case errors.Is(err, errDamaged):
 			q.unreadable(it, it.slot, err)
+		case err != nil:
+			failed = errors.Join(failed, err)
+			ops = append(ops, operation{finish: func() { q.scheduler.finishAsked(it, it.slot) }})
+		default:
+			ops = append(ops, op)
+			octets += int(it.slot.bound())
+		}
+		if octets < operateOctets && i < len(items)-1 {
 			continue
 		}
-		if err != nil {
-			failed = errors.Join(failed, err)
-			op = operation{finish: func() { q.scheduler.finishAsked(it, it.slot) }}
+		if err := q.finishOperations(ops); err != nil {
+			return err
 		}
-		ops = append(ops, op)
+		ops, octets = nil, 0
+	}
+	return failed
+}
+
+// operateOctets is how much the records may take, about, that one commit of an operator's action changes.
+const operateOctets = 8 << 20
+
+// finishOperations commits what was done to items and gives these back.
+func (q *Queue) finishOperations(ops []operation) error {
+	var changes []*change
+	for _, op := range ops {
 		if op.change != nil {
 			changes = append(changes, op.change)
 		}
@@ -212,7 +230,7 @@ func (q *Queue) operate(items []*item, actions []Action) error {
 			op.finish()
 		}
 	})
-	return failed
+	return nil
 }
 
 func (q *Queue) operateOne(it *item, actions []Action) (op operation, err error) {
@@ -320,38 +338,51 @@ func (r *record) dueNow(i int, now time.Time) bool {
 	return true
 }
 
-// List returns at most limit messages (all for limit <= 0) in the order of their ids, from the first above after on.
-func (q *Queue) List(after string, limit int) ([]Entry, error) {
-	from, err := parseAfter(after)
+// List returns messages in the order of their ids, from the first above after on, and the id to go on behind, which is ""
+// on the last page. They are at most limit (no limit for limit <= 0), and fewer when these would take much memory.
+func (q *Queue) List(after string, limit int) (entries []Entry, next string, err error) {
+	entries, next, err = list(q.committer.read, after, limit, q.now())
 	if err != nil {
-		return nil, err
-	}
-	var records []*record
-	err = q.committer.read(func(s *store) error {
-		records, err = s.list(from, limit)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	entries := make([]Entry, len(records))
-	for i, r := range records {
-		entries[i] = r.entry(q.now())
+		return nil, "", err
 	}
 	q.scheduler.do(func() {
-		for i, r := range records {
-			q.scheduler.describe(r.ID, &entries[i])
+		for i := range entries {
+			q.scheduler.describe(&entries[i])
 		}
 	})
-	return entries, nil
+	return entries, next, nil
+}
+
+func list(read reading, after string, limit int, now time.Time) (entries []Entry, next string, err error) {
+	from, err := parseAfter(after)
+	if err != nil {
+		return nil, "", err
+	}
+	err = read(func(s *store) error {
+		records, last, err := s.page(from, limit)
+		if err != nil {
+			return err
+		}
+		entries = make([]Entry, len(records))
+		for i, r := range records {
+			entries[i] = r.entry(now)
+		}
+		more := false
+		if last != from {
+			if more, err = s.anyAfter(last); more {
+				next = last.String()
+			}
+		}
+		return err
+	})
+	return entries, next, err
 }
 
 // Show returns a message that is in the queue, or in its history.
 func (q *Queue) Show(id string) (Detail, error) {
 	d, err := show(q.committer.read, id, q.now())
 	if err == nil && !d.Gone {
-		n, _ := ParseID(id)
-		q.scheduler.do(func() { q.scheduler.describe(n, &d.Entry) })
+		q.scheduler.do(func() { q.scheduler.describe(&d.Entry) })
 	}
 	return d, err
 }
@@ -402,7 +433,8 @@ func names(ids []ID) []string {
 }
 
 // describe adds to an entry what only the scheduler knows: whether it is under way, and the outage it waits for.
-func (s *scheduler) describe(id ID, e *Entry) {
+func (s *scheduler) describe(e *Entry) {
+	id, _ := ParseID(e.ID)
 	it := s.items[id]
 	if it == nil {
 		return

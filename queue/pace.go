@@ -48,7 +48,7 @@ func (s *scheduler) finishPaced(it *item, next stand, route string, at time.Time
 // that.
 func (s *scheduler) finishRest(it *item, sl slot) {
 	s.giveBack(it)
-	it.slot = sl
+	s.refile(it, sl)
 	if s.pendingActions(it) {
 		it.fresh = false
 		return

@@ -55,12 +55,13 @@ func (a *aside) record() (r *record, sound bool) {
 	if r, err := decodeRecord(a.ID, a.Record); err == nil {
 		return r, true
 	}
-	r = &record{ID: a.ID}
-	if len(a.Record) < valueHeader || json.Unmarshal(a.Record[valueHeader:], r) != nil ||
-		len(r.Recipients) == 0 || len(r.Recipients) != len(r.Envelope.Recipients) {
+	if len(a.Record) < valueHeader {
 		return nil, false
 	}
-	return r, false
+	if r, err := decodePayload(a.ID, a.Record[valueHeader:]); err == nil && len(r.Recipients) > 0 {
+		return r, false
+	}
+	return nil, false
 }
 
 func (a *aside) entry(now time.Time) Entry {
@@ -112,16 +113,20 @@ func (b buckets) tell(id ID) error {
 	return b.quarantine.Put(idKey(id), v)
 }
 
-// asides returns at most limit messages in quarantine with ids above after, all for limit <= 0.
-func (s *store) asides(after ID, limit int) (found []*aside, err error) {
+// asides returns messages in quarantine with ids above after, as page does, and whether there are more.
+func (s *store) asides(after ID, limit int) (found []*aside, more bool, err error) {
 	err = s.view(func(tx *bolt.Tx) error {
+		octets := 0
 		c := tx.Bucket(bucketQuarantine()).Cursor()
-		for k, v := c.Seek(idKey(after + 1)); k != nil && (limit <= 0 || len(found) < limit); k, v = c.Next() {
-			found = append(found, decodeAside(ID(binary.BigEndian.Uint64(k)), v))
+		for k, v := c.Seek(idKey(after + 1)); k != nil && !more; k, v = c.Next() {
+			if more = limit > 0 && len(found) == limit || octets >= pageOctets; !more {
+				found = append(found, decodeAside(ID(binary.BigEndian.Uint64(k)), v))
+				octets += 4 * len(v) // as a list has it, about
+			}
 		}
 		return nil
 	})
-	return found, err
+	return found, more, err
 }
 
 // aside returns a message in quarantine, or ErrNotFound.
@@ -152,16 +157,13 @@ func listQuarantined(read reading, after string, limit int, now time.Time) (entr
 	if err != nil {
 		return nil, "", err
 	}
-	more := limit // one more than the page tells whether there is another
-	if limit > 0 {
-		more++
-	}
 	var found []*aside
-	if err := read(func(s *store) error { found, err = s.asides(from, more); return err }); err != nil {
+	var more bool
+	if err := read(func(s *store) error { found, more, err = s.asides(from, limit); return err }); err != nil {
 		return nil, "", err
 	}
-	if limit > 0 && len(found) > limit {
-		found, next = found[:limit], found[limit-1].ID.String()
+	if more {
+		next = found[len(found)-1].ID.String()
 	}
 	for _, a := range found {
 		entries = append(entries, a.entry(now))
@@ -196,7 +198,7 @@ func (q *Queue) noteAside() {
 func (q *Queue) tellAsides() {
 	for after := ID(0); q.ctx.Err() == nil && q.quarantined.Load() > 0; {
 		var found []*aside
-		err := q.committer.read(func(s *store) (err error) { found, err = s.asides(after, asidePage); return err })
+		err := q.committer.read(func(s *store) (err error) { found, _, err = s.asides(after, asidePage); return err })
 		if err != nil || len(found) == 0 {
 			return
 		}

@@ -43,6 +43,7 @@ type Queue struct {
 	total       atomic.Int64 // messages in the queue
 	pending     atomic.Int64 // messages that are arriving
 	bytes       atomic.Int64 // of content in the queue
+	records     atomic.Int64 // octets of its records
 	quarantined atomic.Int64
 	asideMu     sync.Mutex    // held while a message in quarantine is told of, released or deleted
 	setAside    chan struct{} // see noteAside
@@ -123,6 +124,7 @@ func (q *Queue) restore(st *store) (err error) {
 		q.scheduler.insert(&item{slot: sl})
 		q.total.Add(1)
 		q.bytes.Add(sl.Size)
+		q.records.Add(sl.record())
 	})
 	if err != nil {
 		return fmt.Errorf("cannot read the queue in %s: %w", q.dir, err)
@@ -292,13 +294,8 @@ func (q *Queue) restoreSlots(records []*record) {
 	var missing []*record
 	q.scheduler.do(func() {
 		for _, r := range records {
-			it := q.scheduler.items[r.ID]
-			if r.ID <= q.restored && it == nil {
+			if r.ID <= q.restored && q.scheduler.items[r.ID] == nil {
 				missing = append(missing, r)
-			}
-			if it != nil && it.slot.Recipients == 0 && it.state != itemBusy {
-				sl := r.slot(it.slot.Routes)
-				it.slot.Source, it.slot.Recipients = sl.Source, sl.Recipients
 			}
 		}
 	})

@@ -544,7 +544,7 @@ func TestQueue_CloseLetsAttemptsEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer rd.Close()
-		if list, err := rd.List("", 0); err != nil || len(list) != 0 {
+		if list, _, err := rd.List("", 0); err != nil || len(list) != 0 {
 			t.Errorf("the outcome was not recorded before the end: %v, %v", list, err)
 		}
 	})
@@ -560,11 +560,11 @@ func TestReader_ShowsTheQueueOfAStoppedDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer rd.Close()
-	list, err := rd.List("", 0)
+	list, _, err := rd.List("", 0)
 	if err != nil || len(list) != 1 || list[0].ID != id {
 		t.Fatalf("List: %v, %v", list, err)
 	}
-	if next, err := rd.List(id, 10); err != nil || len(next) != 0 {
+	if next, _, err := rd.List(id, 10); err != nil || len(next) != 0 {
 		t.Errorf("List after the last id: %v, %v", next, err)
 	}
 	body, err := rd.Body(id)

@@ -36,17 +36,8 @@ func (r *Reader) read(f func(*store) error) error { return f(r.store) }
 func (r *Reader) Close() error { return errors.Join(r.store.close(), unlockQueue(r.lock)) }
 
 // List is Queue.List.
-func (r *Reader) List(after string, limit int) ([]Entry, error) {
-	from, err := parseAfter(after)
-	if err != nil {
-		return nil, err
-	}
-	records, err := r.store.list(from, limit)
-	entries := make([]Entry, len(records))
-	for i, rec := range records {
-		entries[i] = rec.entry(time.Now())
-	}
-	return entries, err
+func (r *Reader) List(after string, limit int) (entries []Entry, next string, err error) {
+	return list(r.read, after, limit, time.Now())
 }
 
 // Show is Queue.Show.

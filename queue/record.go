@@ -1,14 +1,8 @@
 package queue
 
 import (
-	"bytes"
 	"encoding/binary"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"hash/crc32"
 	"math"
-	"strconv"
 	"strings"
 	"time"
 	"unique"
@@ -43,6 +37,8 @@ type record struct {
 	From ID `json:"from,omitempty"`
 	// Gone is set in the line of history that stays when the message is no longer queued.
 	Gone bool `json:"gone,omitempty"`
+
+	blocks uint16 // that it takes as it was read; see slot
 }
 
 // recipientState is how far one recipient has come. Next is when it is tried again while it waits.
@@ -62,15 +58,8 @@ type recipientState struct {
 	Warned bool `json:"warned,omitempty"`
 }
 
-// maxEvents bounds the events kept with a message: the first and the latest ones stay.
-const maxEvents = 40
-
-func (r *record) note(e Event) {
-	if len(r.Events) >= maxEvents {
-		r.Events = append(r.Events[:1:1], r.Events[2:]...)
-	}
-	r.Events = append(r.Events, e)
-}
+// note adds an event. Few are kept: the first and the latest ones.
+func (r *record) note(e Event) { r.Events = queuedLimits().boundEvents(append(r.Events, e)) }
 
 // clone returns a copy whose slices can be changed without touching r's.
 func (r *record) clone() *record {
@@ -132,62 +121,6 @@ func (r *record) pick(indexes []int) envelope.Envelope {
 	return env
 }
 
-// Stored values begin with a version and a checksum, because bbolt does not notice a flipped byte in a value.
-const (
-	valueVersion = 1
-	valueHeader  = 1 + 4
-)
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// errDamaged: a stored value fails its checksum or cannot be decoded. Its message is set aside in quarantine.
-var errDamaged = errors.New("the stored record is damaged")
-
-func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
-
-func sealValue(payload []byte) []byte {
-	v := make([]byte, valueHeader, valueHeader+len(payload))
-	v[0] = valueVersion
-	binary.BigEndian.PutUint32(v[1:], checksum(payload))
-	return append(v, payload...)
-}
-
-// openValue returns the payload of a stored value. It points into v.
-func openValue(v []byte) ([]byte, error) {
-	switch {
-	case len(v) < valueHeader:
-		return nil, errDamaged
-	case v[0] != valueVersion:
-		return nil, fmt.Errorf("%w: version %d is not known here", errDamaged, v[0])
-	case binary.BigEndian.Uint32(v[1:]) != checksum(v[valueHeader:]):
-		return nil, fmt.Errorf("%w: its checksum does not match", errDamaged)
-	}
-	return v[valueHeader:], nil
-}
-
-func encodeRecord(r *record) ([]byte, error) {
-	payload, err := json.Marshal(r)
-	if err != nil {
-		return nil, err
-	}
-	return sealValue(payload), nil
-}
-
-func decodeRecord(id ID, v []byte) (*record, error) {
-	payload, err := openValue(v)
-	if err != nil {
-		return nil, err
-	}
-	r := &record{ID: id}
-	if err := json.Unmarshal(payload, r); err != nil {
-		return nil, fmt.Errorf("%w: %v", errDamaged, err)
-	}
-	if len(r.Recipients) != len(r.Envelope.Recipients) {
-		return nil, fmt.Errorf("%w: it has %d recipients and the state of %d", errDamaged, len(r.Envelope.Recipients), len(r.Recipients))
-	}
-	return r, nil
-}
-
 // slot is a message's line in the due index: all that the scheduler keeps in memory of a message that waits. The
 // index has one for each message, so that a start reads the index alone.
 type slot struct {
@@ -197,17 +130,25 @@ type slot struct {
 	// Routes are the routes that its waiting recipients take, joined by routeSeparator, as a hint: the routes are decided
 	// anew at each attempt.
 	Routes string
-	// Source is where it came from (see sourceOf), and Recipients how many of its recipients wait; 0 in a line of an earlier
-	// version.
+	// Source is where it came from (see sourceOf), Record how many blocks of recordBlock octets its record takes, and
+	// Recipients how many of its recipients wait.
 	Source     uint16
+	Record     uint16
 	Recipients int32
 }
 
-// slot returns the line of the due index of a message that takes routes.
+// recordBlock is what the size of a record is counted in, so that a million lines stay small in memory.
+const recordBlock = 512
+
+// blocksOf returns how many blocks a record of n octets takes.
+func blocksOf(n int) uint16 { return uint16(min((n+recordBlock-1)/recordBlock, math.MaxUint16)) }
+
+// slot returns the line of the due index of a message that takes routes. A record that is new or was changed gets its size
+// when it is encoded.
 func (r *record) slot(routes string) slot {
 	at, _ := r.next()
 	sl := slot{ID: r.ID, Due: at.UnixNano(), Size: r.Size, Routes: routes,
-		Source: sourceOf(r.Origin, r.Envelope.ReversePath), Recipients: int32(len(r.unsettled()))}
+		Source: sourceOf(r.Origin, r.Envelope.ReversePath), Recipients: int32(len(r.unsettled())), Record: r.blocks}
 	if r.Held {
 		sl.Due = heldDue
 	}
@@ -216,6 +157,13 @@ func (r *record) slot(routes string) slot {
 	}
 	return sl
 }
+
+// bound returns how many octets the message's record takes at most, whatever becomes of it: what it takes now, and what
+// may come until all of its recipients are settled.
+func (s slot) bound() int64 { return s.record() + queuedLimits().growth(int(s.Recipients)) }
+
+// record returns how many octets the message's record takes.
+func (s slot) record() int64 { return int64(s.Record) * recordBlock }
 
 // routeSeparator cannot be in a route's name, which is a TOML string without control characters.
 const routeSeparator = "\x1f"
@@ -231,13 +179,8 @@ const (
 	// undeliverableDue is that of a message that is held because it is undeliverable: its line alone tells, at a start.
 	undeliverableDue = heldDue - 1
 	slotKey          = 8 + 8
-	slotHeader       = 8
-	// slotMark begins the part of a line behind the routes: the source in four hexadecimal digits, and the recipients in as
-	// many as they need. To an earlier version it is the name of one more route, the last, that nobody has: a hint that leads
-	// nowhere, and that it replaces when it looks at the message. So this needs no new format.
-	slotMark   = routeSeparator + "\x1e"
-	slotSource = 4
-	slotTail   = len(slotMark) + slotSource + 8
+	// slotHeader is what stands before the routes in a line: size, record, source and recipients.
+	slotHeader = 8 + 2 + 2 + 4
 )
 
 func (s slot) key() []byte {
@@ -248,38 +191,12 @@ func (s slot) key() []byte {
 }
 
 func (s slot) value() []byte {
-	v := make([]byte, slotHeader, slotHeader+len(s.Routes)+slotTail)
-	binary.BigEndian.PutUint64(v, uint64(s.Size))
-	return sealValue(s.appendTail(append(v, s.Routes...)))
-}
-
-func (s slot) appendTail(b []byte) []byte {
-	if s.Source == 0 && s.Recipients == 0 {
-		return b
-	}
-	b = append(b, slotMark...)
-	for shift := 4 * (slotSource - 1); shift >= 0; shift -= 4 {
-		b = append(b, "0123456789abcdef"[s.Source>>shift&0xf])
-	}
-	return strconv.AppendUint(b, uint64(uint32(s.Recipients)), 16)
-}
-
-// cutTail returns a line's routes, and sets what stands behind them.
-func (s *slot) cutTail(b []byte) (routes []byte) {
-	at := bytes.LastIndex(b, []byte(slotMark))
-	if at < 0 || len(b) < at+len(slotMark)+slotSource {
-		return b
-	}
-	digits := b[at+len(slotMark):]
-	source, err := strconv.ParseUint(string(digits[:slotSource]), 16, 16)
-	recipients, rerr := strconv.ParseUint(string(digits[slotSource:]), 16, 32)
-	tail := slot{Source: uint16(source), Recipients: int32(recipients)}
-	var again [slotTail]byte
-	if err != nil || rerr != nil || !bytes.Equal(tail.appendTail(again[:0]), b[at:]) {
-		return b
-	}
-	s.Source, s.Recipients = tail.Source, tail.Recipients
-	return b[:at]
+	v := make([]byte, valueHeader, valueHeader+slotHeader+len(s.Routes))
+	v = binary.BigEndian.AppendUint64(v, uint64(s.Size))
+	v = binary.BigEndian.AppendUint16(v, s.Source)
+	v = binary.BigEndian.AppendUint16(v, s.Record)
+	v = binary.BigEndian.AppendUint32(v, uint32(s.Recipients))
+	return seal(append(v, s.Routes...))
 }
 
 func decodeSlot(k, v []byte) (slot, error) {
@@ -288,12 +205,18 @@ func decodeSlot(k, v []byte) (slot, error) {
 		return slot{}, errDamaged
 	}
 	s := slot{
-		Due:  int64(binary.BigEndian.Uint64(k)),
-		ID:   ID(binary.BigEndian.Uint64(k[8:])),
-		Size: int64(binary.BigEndian.Uint64(v)),
+		Due:        int64(binary.BigEndian.Uint64(k)),
+		ID:         ID(binary.BigEndian.Uint64(k[8:])),
+		Size:       int64(binary.BigEndian.Uint64(v)),
+		Source:     binary.BigEndian.Uint16(v[8:]),
+		Record:     binary.BigEndian.Uint16(v[10:]),
+		Recipients: int32(binary.BigEndian.Uint32(v[12:])),
+	}
+	if s.Recipients < 0 {
+		return slot{}, errDamaged
 	}
 	// A million messages take the same few routes.
-	s.Routes = unique.Make(string(s.cutTail(v[slotHeader:]))).Value()
+	s.Routes = unique.Make(string(v[slotHeader:])).Value()
 	return s, nil
 }
 

@@ -133,7 +133,7 @@ func checkRecovered(t *testing.T, dir string, ids []string, got Recovered) {
 	tr := newFakeTransport()
 	r := openRig(t, dir, tr, testPolicy)
 	defer r.stop()
-	list, err := r.committer.store.list(0, 0)
+	list, _, err := r.committer.store.page(0, 0)
 	if err != nil || len(list) != got.Messages || got.FaultCount == 0 || len(got.Faults) == 0 {
 		t.Errorf("%d messages are in the new queue, %v; it says %+v", len(list), err, got)
 	}
@@ -223,7 +223,7 @@ func TestRecover_AnyPage(t *testing.T) {
 			}
 			st, err := openStore(to)
 			if err == nil {
-				_, err = st.list(0, 0)
+				_, _, err = st.page(0, 0)
 				if e := st.abandon(); err != nil || e != nil {
 					t.Fatalf("page %d, %s: opened, and then %v, %v", page, name, err, e)
 				}
@@ -355,7 +355,7 @@ func TestCompact(t *testing.T) {
 	for i := range 300 {
 		r.submit(bytes.Repeat([]byte("x"), 50_000), testEnvelope(fmt.Sprintf("u%d@example.com", i)))
 	}
-	ids, err := r.List("", 0)
+	ids, _, err := r.List("", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -395,7 +395,7 @@ func TestCompact_TakesTheJournalIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if list, err := r.List("", 0); err != nil || len(list) != len(ids) {
+	if list, _, err := r.List("", 0); err != nil || len(list) != len(ids) {
 		t.Errorf("%d messages, %v", len(list), err)
 	}
 }
@@ -419,7 +419,7 @@ func TestStore_FileThatIsCutWhileItIsOpen(t *testing.T) {
 	if err := os.Truncate(path, 2*4096); err != nil {
 		t.Fatal(err)
 	}
-	_, listErr := st.list(0, 0)
+	_, _, listErr := st.page(0, 0)
 	_, recordErr := st.record(7)
 	_, slotsErr := st.slots(func(slot) {})
 	for _, err := range []error{listErr, recordErr, slotsErr} {

@@ -172,7 +172,7 @@ func TestDamage_HeldMessageCanBeGotRidOf(t *testing.T) {
 				if c := r.Counts(); c != (Counts{Quarantined: 1}) {
 					t.Errorf("%+v", c)
 				}
-				if list, err := r.List("", 0); err != nil || len(list) != 0 {
+				if list, _, err := r.List("", 0); err != nil || len(list) != 0 {
 					t.Errorf("%+v, %v", list, err)
 				}
 			})

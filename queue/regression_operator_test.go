@@ -108,7 +108,7 @@ func TestWarnings_ComeBehindAMessageFromAClockThatWasAhead(t *testing.T) {
 		synctest.Wait()
 		ahead := time.Now().Add(365 * 24 * time.Hour)
 		rec := newRecord(r.ids.next(ahead), testEnvelope("a@example.com"), envelope.Origin{}, ahead)
-		if err := r.admitNew(rec, []byte("Subject: x\r\n\r\n")); err != nil {
+		if err := r.admitNew(r.intake(rec, []byte("Subject: x\r\n\r\n"))); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
@@ -223,7 +223,7 @@ func operateAtRandom(t *testing.T, r *rig, stop <-chan struct{}) {
 		if _, err := r.ApplyAll([]Action{ActionHold, ActionRelease, ActionRetry}[i%3]); err != nil {
 			t.Error(err)
 		}
-		if list, err := r.List("", 0); err == nil && len(list) > 0 && i%4 == 0 {
+		if list, _, err := r.List("", 0); err == nil && len(list) > 0 && i%4 == 0 {
 			_, _ = r.Apply(ActionDelete, []string{list[i%len(list)].ID}) // it may have left the queue since
 		}
 	}

@@ -173,6 +173,7 @@ type report struct {
 	record *record
 	body   []byte
 	slot   slot
+	stored *change
 }
 
 // newReport begins a report to the given mailbox.
@@ -213,7 +214,8 @@ func (rep *report) seal(body []byte, what string) {
 }
 
 func (rep *report) change() *change {
-	return &change{id: rep.record.ID, put: rep.record, body: rep.body, newSlot: rep.slot, hasNew: true}
+	rep.stored = &change{id: rep.record.ID, put: rep.record, body: rep.body, newSlot: rep.slot, hasNew: true}
+	return rep.stored
 }
 
 // keepUndeliverable has a report that nobody got, and that nobody is told of, wait for an operator.
@@ -260,6 +262,6 @@ func (q *Queue) takeOver(about ID, reports []*report) {
 	for _, rep := range reports {
 		q.log.LogAttrs(context.Background(), slog.LevelInfo, "reported", slog.String("queue_id", about.String()),
 			slog.String("report_id", rep.record.ID.String()), slog.String("to", rep.record.Envelope.Recipients[0].Path.String()))
-		q.scheduler.add(rep.slot, q.cache.keep(rep.record, rep.body))
+		q.scheduler.add(rep.stored.newSlot, q.cache.keep(rep.record, rep.body))
 	}
 }

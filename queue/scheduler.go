@@ -30,6 +30,7 @@ type scheduler struct {
 	slows       func(l *lane, until time.Time) // the pace of its route holds a lane
 	total       *atomic.Int64                  // messages, for admission
 	bytes       *atomic.Int64                  // of their content
+	records     *atomic.Int64                  // octets of their records
 
 	items   map[ID]*item
 	waiting dueHeap
@@ -57,7 +58,7 @@ func newScheduler(q *Queue) *scheduler {
 		uncache:     q.cache.drop,
 		waits:       q.logWaiting,
 		slows:       q.logPaced,
-		total:       &q.total, bytes: &q.bytes,
+		total:       &q.total, bytes: &q.bytes, records: &q.records,
 		items: make(map[ID]*item), lanes: make(map[string]*lane), undeliverable: make(map[ID]bool),
 	}
 }
@@ -229,6 +230,7 @@ func (s *scheduler) rebalance(now time.Duration) {
 func (s *scheduler) add(sl slot, c *cached) {
 	s.total.Add(1)
 	s.bytes.Add(sl.Size)
+	s.records.Add(sl.record())
 	s.post(func() { s.insert(&item{slot: sl, cached: c, fresh: true}) })
 }
 
@@ -297,17 +299,24 @@ func (s *scheduler) claim(it *item) bool {
 // finishWait files the item under its new slot.
 func (s *scheduler) finishWait(it *item, sl slot) {
 	s.giveBack(it)
-	it.slot, it.fresh = sl, false
+	s.refile(it, sl)
+	it.fresh = false
 	if s.pendingActions(it) {
 		return
 	}
 	s.place(it)
 }
 
+// refile gives the item its new slot, whose record may be larger than the one before.
+func (s *scheduler) refile(it *item, sl slot) {
+	s.records.Add(sl.record() - it.slot.record())
+	it.slot = sl
+}
+
 // finishAsked files the item under its slot after an operator's action, which is no attempt: fresh mail stays that.
 func (s *scheduler) finishAsked(it *item, sl slot) {
 	s.giveBack(it)
-	it.slot = sl
+	s.refile(it, sl)
 	if s.pendingActions(it) {
 		return
 	}
@@ -327,6 +336,7 @@ func (s *scheduler) finishGone(it *item) {
 	s.dropCache(it)
 	s.total.Add(-1)
 	s.bytes.Add(-it.slot.Size)
+	s.records.Add(-it.slot.record())
 }
 
 // stand is where an item belongs that an attempt has not settled.

@@ -3,6 +3,7 @@ package queue
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"relayd/internal/envelope"
@@ -13,7 +14,7 @@ type Policy struct {
 	RetryMin, RetryMax time.Duration // bounds of the pause between two attempts
 	MaxAge             time.Duration // how long a recipient is tried again that is refused for the time being
 	MaxMessages        int           // 0: no limit
-	MaxBytes           int64         // of content; 0: no limit
+	MaxBytes           int64         // of content and records; 0: no limit
 	MinFree            int64         // octets that stay free on the disk
 	History            time.Duration // how long a line stays of a message that is gone
 	DelayWarning       time.Duration // when the sender of a message that waits is told, once; 0: never
@@ -36,13 +37,26 @@ type verdict struct {
 	content  map[int]bool // of failed, those for whom the message itself was refused
 	late     map[int]bool // of deferred, those that have waited for the delay warning between answers
 	told     map[int]bool // of failed, those of whom somebody is told
+	// cut has the replies as they are stored, each once: many recipients get the same.
+	cut map[string]string
+}
+
+// kept returns what is stored of a reply.
+func (v *verdict) kept(reply string) string {
+	short, ok := v.cut[reply]
+	if !ok {
+		short = clip(reply, queuedLimits().words)
+		v.cut[reply] = short
+	}
+	return short
 }
 
 // settle applies an attempt to a copy of r: indexes are the recipients that took part, in the order of the attempt's
 // results. It is pure but for the jitter of the retry time.
 func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Time) verdict {
 	v := verdict{record: r.clone(), replies: make(map[int]envelope.Reply), words: make(map[int]string),
-		expired: make(map[int]bool), local: make(map[int]bool), content: make(map[int]bool), late: make(map[int]bool), doubtful: a.PossibleDuplicate}
+		expired: make(map[int]bool), local: make(map[int]bool), content: make(map[int]bool), late: make(map[int]bool),
+		cut: make(map[string]string), doubtful: a.PossibleDuplicate}
 	v.record.Attempts++
 	v.record.Smarthost = a.Host
 	jitter := rand.Float64() // one for all: those that were deferred together are tried together
@@ -67,6 +81,7 @@ func settle(r *record, indexes []int, a envelope.Attempt, p Policy, now time.Tim
 			v.deferred, v.replies[n] = append(v.deferred, n), res.Failure.Reply
 		}
 		v.words[n] = state.LastReply
+		state.LastReply = v.kept(state.LastReply)
 		if res.Failure != nil {
 			v.record.LastError = state.LastReply
 		}
@@ -117,13 +132,16 @@ func (v *verdict) isolate(now time.Time) {
 	v.record.note(Event{At: now, What: "held", Words: "its handling failed several times by a fault in the relay"})
 }
 
+// eventsPerStep is how many events of one attempt a record keeps of those that differ in words alone.
+const eventsPerStep = 3
+
 // note makes events of what became of recipients, one for those that got the same words, so that a message to many
-// does not make an event for each.
+// does not make an event for each. The record keeps few of them.
 func (v *verdict) note(what string, recipients []int, host string, now time.Time) {
 	at := make(map[string]int)
 	var events []Event
 	for _, n := range recipients {
-		w := v.words[n]
+		w := v.kept(v.words[n])
 		i, ok := at[w]
 		if !ok {
 			i = len(events)
@@ -132,10 +150,18 @@ func (v *verdict) note(what string, recipients []int, host string, now time.Time
 		}
 		events[i].Recipients = append(events[i].Recipients, string(v.record.Envelope.Recipients[n].Path))
 	}
+	v.events = append(v.events, events...)
+	if len(events) > eventsPerStep {
+		rest := events[eventsPerStep-1]
+		for _, e := range events[eventsPerStep:] {
+			rest.More += len(e.Recipients)
+		}
+		rest.Words = "several answers, such as: " + rest.Words
+		events = append(slices.Clone(events[:eventsPerStep-1]), rest)
+	}
 	for _, e := range events {
 		v.record.note(e)
 	}
-	v.events = append(v.events, events...)
 }
 
 // resultOf returns the i-th result of a; a transport that gave too few has not spoken for the rest, and they wait.

@@ -64,7 +64,7 @@ type change struct {
 	put     *record // written when set
 	body    []byte  // inline content of a new message
 	oldSlot slot    // leaves the due index when hasOld
-	newSlot slot    // enters it when hasNew
+	newSlot slot    // enters it when hasNew; with put, encode fills in how large that is
 	hasOld  bool
 	hasNew  bool
 	remove  bool // the record and its content go
@@ -90,6 +90,7 @@ func (c *change) size() int { return 64 + len(c.putValue) + len(c.body) + len(c.
 func (c *change) encode() (err error) {
 	if c.put != nil && c.putValue == nil {
 		c.putValue, err = encodeRecord(c.put)
+		c.newSlot.Record = blocksOf(len(c.putValue))
 	}
 	if err == nil && c.history != nil && c.historyValue == nil {
 		c.historyValue, err = encodeRecord(c.history)

@@ -98,8 +98,11 @@ func (s *store) slots(f func(slot)) (damaged int, err error) {
 	return damaged, err
 }
 
-// page returns at most limit records with ids above after, and the last id it looked at. A record that cannot be
-// read is left out.
+// pageOctets is how much memory a page of records takes, about, but for one record that is larger.
+const pageOctets = 2 << 20
+
+// page returns some records with ids above after, and the last id it looked at: after itself behind the last record. They
+// are at most limit (as many as there are for limit <= 0), and fewer when these would be more than pageOctets. A record that cannot be read is left out.
 func (s *store) page(after ID, limit int) (records []*record, last ID, err error) {
 	return s.pageOr(after, limit, func(ID, error) {})
 }
@@ -110,10 +113,12 @@ func (s *store) pageOr(after ID, limit int, damaged func(ID, error)) (records []
 	defer s.mu.RUnlock()
 	last = after
 	over := s.pendingAfter(after)
+	octets := 0
 	see := func(id ID, v []byte) {
 		last = id
 		if r, err := decodeRecord(id, v); err == nil {
 			records = append(records, r)
+			octets += r.weight()
 		} else {
 			damaged(id, err)
 		}
@@ -121,7 +126,7 @@ func (s *store) pageOr(after ID, limit int, damaged func(ID, error)) (records []
 	err = s.view(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketEnvelopes()).Cursor()
 		k, v := c.Seek(idKey(after + 1))
-		for len(records) < limit && (k != nil || len(over) > 0) {
+		for (limit <= 0 || len(records) < limit) && octets < pageOctets && (k != nil || len(over) > 0) {
 			id := ID(math.MaxUint64)
 			if k != nil {
 				id = ID(binary.BigEndian.Uint64(k))
@@ -142,6 +147,28 @@ func (s *store) pageOr(after ID, limit int, damaged func(ID, error)) (records []
 		return nil
 	})
 	return records, last, err
+}
+
+// anyAfter reports whether there is a record with an id above after.
+func (s *store) anyAfter(after ID) (more bool, err error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	over := s.pendingAfter(after)
+	gone := make(map[ID]bool)
+	for _, e := range over {
+		if e.value != nil {
+			return true, nil
+		}
+		gone[e.id] = true
+	}
+	err = s.view(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketEnvelopes()).Cursor()
+		for k, _ := c.Seek(idKey(after + 1)); k != nil && !more; k, _ = c.Next() {
+			more = !gone[ID(binary.BigEndian.Uint64(k))]
+		}
+		return nil
+	})
+	return more, err
 }
 
 // envelopeOver is an envelope in the layers: what the database has for the id does not count.
@@ -165,28 +192,6 @@ func (s *store) pendingAfter(after ID) []envelopeOver {
 	})
 	slices.SortFunc(over, func(a, b envelopeOver) int { return cmp.Compare(a.id, b.id) })
 	return over
-}
-
-// list returns at most limit records (all for limit <= 0) with ids above after, in transactions of a page each.
-func (s *store) list(after ID, limit int) ([]*record, error) {
-	const pageSize = 1000
-	var all []*record
-	for limit <= 0 || len(all) < limit {
-		want := pageSize
-		if limit > 0 {
-			want = min(want, limit-len(all))
-		}
-		records, last, err := s.page(after, want)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, records...)
-		if last == after {
-			break
-		}
-		after = last
-	}
-	return all, nil
 }
 
 // eachRecord calls f with every record in the queue and in its history that can be read. It is for a store at whose start

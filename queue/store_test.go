@@ -12,7 +12,6 @@ import (
 	"sync"
 	"testing"
 	"testing/quick"
-	"testing/synctest"
 	"time"
 
 	"relayd/internal/envelope"
@@ -93,7 +92,7 @@ func TestRecord_DamageIsNoticed(t *testing.T) {
 func TestSlot_RoundTrip(t *testing.T) {
 	for _, s := range []slot{
 		{ID: 1, Due: 2, Size: 3, Routes: "isp"},
-		{ID: 1, Due: 2, Size: 3, Routes: "isp" + routeSeparator + "other", Source: 0xfedc, Recipients: 1000},
+		{ID: 1, Due: 2, Size: 3, Routes: "isp" + routeSeparator + "other", Source: 0xfedc, Recipients: 1000, Record: 65_000},
 		{ID: 1, Due: 2, Size: 3, Source: 7},
 		{ID: math.MaxUint64, Due: heldDue, Size: math.MaxInt64, Recipients: math.MaxInt32},
 	} {
@@ -101,57 +100,6 @@ func TestSlot_RoundTrip(t *testing.T) {
 		if err != nil || got != s {
 			t.Errorf("%+v became %+v, %v", s, got, err)
 		}
-	}
-}
-
-// An earlier version reads the same line: the routes stand first, and what it does not know is one that nobody has.
-func TestSlot_IsReadByAnEarlierVersion(t *testing.T) {
-	v, err := openValue(slot{ID: 1, Due: 2, Size: 3, Routes: "isp", Source: 0xab, Recipients: 20}.value())
-	if want := "\x00\x00\x00\x00\x00\x00\x00\x03isp\x1f\x1e00ab14"; err != nil || string(v) != want {
-		t.Errorf("%q, want %q", v, want)
-	}
-}
-
-// A line of an earlier version knows neither source nor recipients. They are filled in while the daemon runs.
-func TestSlot_OfAnEarlierVersionIsCompleted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		tr := newFakeTransport()
-		tr.admit = func(string) (time.Time, bool) { return time.Now().Add(time.Hour), false }
-		first := openRig(t, t.TempDir(), tr, testPolicy)
-		n, _ := ParseID(first.send("a@example.com", "b@example.com"))
-		r, err := first.committer.store.record(n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		line := r.slot("main")
-		old := line
-		old.Source, old.Recipients = 0, 0
-		if err := first.committer.commit(true, &change{id: n, oldSlot: line, hasOld: true, newSlot: old, hasNew: true}); err != nil {
-			t.Fatal(err)
-		}
-		first.stop()
-		second := openRig(t, first.dir, tr, testPolicy)
-		if got := second.scheduler.items[n].slot; got != old {
-			t.Fatalf("%+v, want %+v", got, old)
-		}
-		second.Start()
-		defer second.stop()
-		time.Sleep(10 * time.Second)
-		second.scheduler.do(func() {
-			if got := second.scheduler.items[n].slot; got != line {
-				t.Errorf("%+v, want %+v", got, line)
-			}
-		})
-	})
-}
-
-func TestRecord_EventsAreBounded(t *testing.T) {
-	r := &record{}
-	for i := range 10 * maxEvents {
-		r.note(Event{What: fmt.Sprint(i)})
-	}
-	if len(r.Events) != maxEvents || r.Events[0].What != "0" || r.Events[maxEvents-1].What != fmt.Sprint(10*maxEvents-1) {
-		t.Errorf("%d events, first %s, last %s", len(r.Events), r.Events[0].What, r.Events[len(r.Events)-1].What)
 	}
 }
 

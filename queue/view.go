@@ -88,11 +88,13 @@ type Detail struct {
 // Event is one step of a message's life. What is one of received, delivered, deferred, failed, reported, held,
 // released, retry, rerouted, quarantined, deleted and asked (for too late).
 type Event struct {
-	At         time.Time `json:"at"`
-	What       string    `json:"what"`
-	Host       string    `json:"host,omitempty"`
-	Recipients []string  `json:"recipients,omitempty"`
-	Words      string    `json:"words,omitempty"`
+	At   time.Time `json:"at"`
+	What string    `json:"what"`
+	Host string    `json:"host,omitempty"`
+	// Recipients names the first of those that it is about, and More says how many it does not name.
+	Recipients []string `json:"recipients,omitempty"`
+	More       int      `json:"more,omitempty"`
+	Words      string   `json:"words,omitempty"`
 }
 
 // Counts sums the queue up.

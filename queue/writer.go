@@ -120,11 +120,15 @@ func (w *Writer) spooled(err error) error {
 }
 
 // inlineRoom is the room on disk that a message must find before it begins: what the largest takes that is stored inline.
-const inlineRoom = recordRoom + 3*inlineLimit
+const inlineRoom = 3 * (inlineLimit + roomBlock)
 
-// recordRoom is the room on disk that the record of a message takes, in octets, about: a block of the journal and two
-// pages of the database.
-const recordRoom = 3 * 4096
+// room returns how many octets on disk a new message takes beside its file in the spool, about: blocks of the journal, and
+// twice the pages of the database, for the record and for what is stored beside it.
+func (c *change) room() int64 {
+	return 3 * (int64(len(c.putValue)+len(c.body)) + roomBlock)
+}
+
+const roomBlock = 4096 // octets
 
 // Commit makes the message durable and due. Only when it returns nil may the client be told 250. It does not end
 // before the outcome is known, whatever becomes of ctx: a commit cannot be called back.
@@ -132,14 +136,17 @@ func (w *Writer) Commit(context.Context) error {
 	if w.done {
 		return errors.New("the message has been committed or aborted already")
 	}
-	need := recordRoom + 3*int64(len(w.buf)) // inline content goes to the journal, and to a page or two of the database
-	if ok, err := w.q.free.reserve(need, true); err != nil {
+	w.rec.Sum = w.sum
+	ch := w.q.intake(w.rec, w.buf)
+	if err := ch.encode(); err != nil {
+		return w.fail(err)
+	}
+	if ok, err := w.q.free.reserve(ch.room(), true); err != nil {
 		return w.fail(err)
 	} else if !ok {
 		return w.fail(errDiskFull)
 	}
 	w.done = true
-	w.rec.Sum = w.sum
 	if w.file != nil {
 		end := w.q.watch.begin("syncing a large message")
 		err := w.out.Flush()
@@ -155,7 +162,7 @@ func (w *Writer) Commit(context.Context) error {
 		}
 		w.q.free.wrote(true, nil)
 	}
-	if err := w.q.admitNew(w.rec, w.buf); err != nil {
+	if err := w.q.admitNew(ch); err != nil {
 		w.q.pending.Add(-1)
 		w.q.free.wrote(false, err)
 		_ = w.q.refusal(false) // for the log
@@ -207,16 +214,21 @@ func diskError(err error) error {
 	return err
 }
 
-// admitNew commits a new message and makes it known to the scheduler.
-func (q *Queue) admitNew(r *record, body []byte) error {
+// intake returns the change that stores a new message.
+func (q *Queue) intake(r *record, body []byte) *change {
 	r.Events = []Event{{At: r.ReceivedAt, What: "received", Host: originHost(r.Origin)}}
-	sl := q.slotOf(r)
 	if body == nil && !r.Spooled {
 		body = []byte{}
 	}
+	return &change{id: r.ID, put: r, body: body, newSlot: q.slotOf(r), hasNew: true}
+}
+
+// admitNew commits a new message and makes it known to the scheduler.
+func (q *Queue) admitNew(ch *change) error {
+	r := ch.put
 	done := make(chan error, 1)
 	q.committer.submit(&request{
-		changes: []*change{{id: r.ID, put: r, body: body, newSlot: sl, hasNew: true}},
+		changes: []*change{ch},
 		done:    func(err error) { done <- err },
 		undone:  func() { q.removeSpooled(r.ID) },
 	})
@@ -229,7 +241,7 @@ func (q *Queue) admitNew(r *record, body []byte) error {
 		slog.String("helo", r.Origin.Helo), slog.String("protocol", r.Origin.Protocol),
 		slog.String("from", r.Envelope.ReversePath.String()), slog.Int("recipients", len(r.Recipients)),
 		slog.Int64("size", r.Size))
-	q.scheduler.add(sl, q.cache.keep(r, body))
+	q.scheduler.add(ch.newSlot, q.cache.keep(r, ch.body))
 	q.pending.Add(-1)
 	return nil
 }

@@ -193,16 +193,19 @@ func (q *memoryQueue) find(id string) int {
 	return slices.IndexFunc(q.details, func(d queue.Detail) bool { return d.ID == strings.ToUpper(id) })
 }
 
-func (q *memoryQueue) List(after string, limit int) ([]queue.Entry, error) {
+func (q *memoryQueue) List(after string, limit int) (out []queue.Entry, next string, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	var out []queue.Entry
 	for _, d := range q.details {
-		if d.ID > after && !d.Gone && (limit <= 0 || len(out) < limit) {
+		switch {
+		case d.ID <= after || d.Gone:
+		case limit > 0 && len(out) == limit:
+			return out, out[limit-1].ID, nil
+		default:
 			out = append(out, d.Entry)
 		}
 	}
-	return out, nil
+	return out, "", nil
 }
 
 func (q *memoryQueue) Quarantined(string, int) (out []queue.Entry, next string, err error) {

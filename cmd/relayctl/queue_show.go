@@ -205,19 +205,16 @@ func recipientRows(d queue.Detail) [][]string {
 	return rows
 }
 
-// mostNamed is how many recipients an event names before it says how many more there are.
-const mostNamed = 5
-
 func eventRows(events []queue.Event) [][]string {
 	var rows [][]string
 	for _, e := range events {
 		var about []string
-		for _, r := range e.Recipients[:min(mostNamed, len(e.Recipients))] {
+		for _, r := range e.Recipients {
 			about = append(about, "<"+clean(r)+">")
 		}
 		words := strings.Join(about, " ")
-		if more := len(e.Recipients) - mostNamed; more > 0 {
-			words += fmt.Sprintf(" and %d more", more)
+		if e.More > 0 {
+			words += fmt.Sprintf(" and %d more", e.More)
 		}
 		if e.Words != "" && words != "" {
 			words += ": "

@@ -116,10 +116,17 @@ func (a *app) explain(err error) error {
 // store answers from the files of a daemon that is down.
 type store struct{ r *queue.Reader }
 
-func (s *store) All(context.Context) iter.Seq2[queue.Entry, error] {
+func (s *store) All(context.Context) iter.Seq2[queue.Entry, error] { return pages(s.r.List) }
+
+func (s *store) AllQuarantined(context.Context) iter.Seq2[queue.Entry, error] {
+	return pages(s.r.Quarantined)
+}
+
+// pages returns the entries of all pages of a list.
+func pages(list func(after string, limit int) ([]queue.Entry, string, error)) iter.Seq2[queue.Entry, error] {
 	return func(yield func(queue.Entry, error) bool) {
 		for after := ""; ; {
-			entries, err := s.r.List(after, control.MaxPage)
+			entries, next, err := list(after, control.MaxPage)
 			if err != nil {
 				yield(queue.Entry{}, err)
 				return
@@ -129,25 +136,10 @@ func (s *store) All(context.Context) iter.Seq2[queue.Entry, error] {
 					return
 				}
 			}
-			if len(entries) < control.MaxPage {
+			if next == "" {
 				return
 			}
-			after = entries[len(entries)-1].ID
-		}
-	}
-}
-
-func (s *store) AllQuarantined(context.Context) iter.Seq2[queue.Entry, error] {
-	return func(yield func(queue.Entry, error) bool) {
-		entries, _, err := s.r.Quarantined("", 0)
-		if err != nil {
-			yield(queue.Entry{}, err)
-			return
-		}
-		for _, e := range entries {
-			if !yield(e, nil) {
-				return
-			}
+			after = next
 		}
 	}
 }

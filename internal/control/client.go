@@ -61,7 +61,7 @@ const (
 	// answerTimeout is for questions; an action on a whole queue of a million messages takes as long as it takes, and
 	// the caller's context ends it.
 	answerTimeout = time.Minute
-	maxAnswer     = 256 << 20 // octets; a page of 1000 messages with 100 recipients each is about 20 MB
+	maxAnswer     = 32 << 20 // octets; a page has some 2 MiB, or one message
 )
 
 // Dial connects to the daemon at socket. The error is ErrNotRunning when there is no socket or nobody behind it, and
@@ -118,7 +118,8 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return st, err
 }
 
-// List returns a page of the queue: up to limit entries with ids greater than after, in order.
+// List returns a page of the queue: up to limit entries with ids greater than after, in order. Page.Next tells whether
+// there are more.
 func (c *Client) List(ctx context.Context, after string, limit int) (Page, error) {
 	q := url.Values{"after": {after}, "limit": {strconv.Itoa(limit)}}
 	var p Page

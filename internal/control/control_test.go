@@ -34,22 +34,25 @@ type fakeQueue struct {
 	applied     []string // "hold a b"
 }
 
-func (q *fakeQueue) List(after string, limit int) ([]queue.Entry, error) {
+func (q *fakeQueue) List(after string, limit int) (out []queue.Entry, next string, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.panics {
 		panic("a fault in the queue")
 	}
 	if q.err != nil {
-		return nil, q.err
+		return nil, "", q.err
 	}
-	var out []queue.Entry
 	for _, e := range q.entries {
-		if e.ID > after && (limit <= 0 || len(out) < limit) {
+		switch {
+		case e.ID <= after:
+		case limit > 0 && len(out) == limit:
+			return out, out[limit-1].ID, nil
+		default:
 			out = append(out, e)
 		}
 	}
-	return out, nil
+	return out, "", nil
 }
 
 func (q *fakeQueue) Quarantined(after string, limit int) (out []queue.Entry, next string, err error) {

@@ -104,19 +104,12 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusBadRequest, fmt.Sprintf("state is quarantined or left out, not %q", state), nil)
 		return
 	}
-	// One more than the page holds tells whether there is another page.
-	entries, err := s.opt.Queue.List(after, limit+1)
+	entries, next, err := s.opt.Queue.List(after, limit)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	page := Page{Entries: []queue.Entry{}}
-	if len(entries) > limit {
-		entries = entries[:limit]
-		page.Next = entries[limit-1].ID
-	}
-	page.Entries = append(page.Entries, entries...)
-	s.answer(w, page)
+	s.answer(w, Page{Entries: append([]queue.Entry{}, entries...), Next: next})
 }
 
 func (s *Server) show(w http.ResponseWriter, r *http.Request) {

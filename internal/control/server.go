@@ -17,7 +17,7 @@ import (
 
 // Queue is what the server needs of the queue. *queue.Queue is one; a *queue.Reader has the reading half.
 type Queue interface {
-	List(after string, limit int) ([]queue.Entry, error)
+	List(after string, limit int) (entries []queue.Entry, next string, err error)
 	Quarantined(after string, limit int) (entries []queue.Entry, next string, err error)
 	Show(id string) (queue.Detail, error)
 	Body(id string) (io.ReadCloser, error)

@@ -10,7 +10,8 @@ import (
 	"relayd/smarthost"
 )
 
-// MaxPage is the most entries that one page of the queue holds, and the size of a page when none is asked for.
+// MaxPage is the most entries that one page of the queue holds, and the size of a page when none is asked for. A page of
+// messages to many recipients holds fewer.
 const MaxPage = 1000
 
 // Page is a part of the queue, in order of ids.

@@ -1,0 +1,4 @@
+package queue
+
+// OnSmallDisk is onSmallDisk for tests from outside of the package.
+var OnSmallDisk = onSmallDisk
