@@ -77,6 +77,10 @@ func (s *Server) accept(k *socket) {
 	wait := first
 	for {
 		c, err := k.listener.Accept()
+		if err == nil && scarce(c) {
+			c.Close()
+			c, err = nil, errScarce
+		}
 		if err == nil {
 			wait = first
 			s.receive(k, c)
@@ -99,6 +103,9 @@ func (s *Server) accept(k *socket) {
 		}
 	}
 }
+
+// errScarce: the process has hardly any descriptor left. Raise LimitNOFILE, or lower max_connections.
+var errScarce = errors.New("hardly any file descriptor is left; raise LimitNOFILE in the unit, or lower max_connections")
 
 // receive decides what becomes of a new connection. It does not block.
 func (s *Server) receive(k *socket, c net.Conn) {

@@ -92,6 +92,11 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 func dial(ctx context.Context, socket string) (net.Conn, error) {
 	d := net.Dialer{Timeout: dialTimeout}
 	c, err := d.DialContext(ctx, "unix", socket)
+	// A daemon that has many connections to take answers so.
+	for begin := time.Now(); errors.Is(err, syscall.EAGAIN) && ctx.Err() == nil && time.Since(begin) < dialTimeout; {
+		time.Sleep(10 * time.Millisecond)
+		c, err = d.DialContext(ctx, "unix", socket)
+	}
 	if err == nil {
 		return c, nil
 	}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"relayd/queue"
@@ -66,6 +67,15 @@ type Server struct {
 	served chan struct{}
 
 	silent silentConns
+	spare  atomic.Pointer[spareListener]
+}
+
+// note is told of what becomes of connections.
+func (s *Server) note(c net.Conn, state http.ConnState) {
+	s.silent.note(c, state)
+	if l := s.spare.Load(); l != nil && state == http.StateClosed {
+		l.refill()
+	}
 }
 
 // silentConns are the connections that have not sent a request yet. http.Server.Shutdown would wait for them.
@@ -117,7 +127,7 @@ func NewServer(opt Options) *Server {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(opt.Log.Handler(), slog.LevelDebug),
 		ConnContext:       withPeer,
-		ConnState:         s.silent.note,
+		ConnState:         s.note,
 	}
 	return s
 }
@@ -139,7 +149,9 @@ func (s *Server) Start(path string) error {
 		l.Close()
 		return err
 	}
-	go s.serve(l)
+	spare := withSpares(l)
+	s.spare.Store(spare)
+	go s.serve(spare)
 	return nil
 }
 

@@ -12,13 +12,12 @@ import (
 	"time"
 
 	"github.com/prometheus/common/expfmt"
-	"golang.org/x/net/netutil"
 
 	"relayd/internal/control"
 )
 
 const (
-	maxConnections = 16 // a scraper needs one
+	maxConnections = 64 // a scraper needs one
 	stall          = 10 * time.Second
 	// leave is how long an address that is given up waits for the answers under way there.
 	leave = time.Second
@@ -107,12 +106,13 @@ func (s *Server) serve(address string, l net.Listener) *endpoint {
 		ReadTimeout:    s.opt.Stall,
 		WriteTimeout:   s.opt.Stall, // begins when the request has been read
 		MaxHeaderBytes: 8 << 10,
+		ConnContext:    withSeat,
 		ErrorLog:       slog.NewLogLogger(s.opt.Log.Handler(), slog.LevelWarn),
 	}}
 	e.http.SetKeepAlivesEnabled(false) // so that none holds a place but who is being answered
 	go func() {
 		defer close(e.served)
-		if err := e.http.Serve(netutil.LimitListener(l, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
+		if err := e.http.Serve(newDoor(l, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
 			s.opt.Log.Error("the metrics' listener has failed; none are shown until relayd is restarted", "address", e.bound.String(), "error", err)
 		}
 	}()
@@ -154,6 +154,7 @@ func (e *endpoint) close(ctx context.Context) error {
 const path = "/metrics"
 
 func (s *Server) answer(w http.ResponseWriter, r *http.Request) {
+	hasAsked(r.Context())
 	if r.URL.Path != path || (r.Method != http.MethodGet && r.Method != http.MethodHead) {
 		http.NotFound(w, r)
 		return

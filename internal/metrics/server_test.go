@@ -162,7 +162,10 @@ func TestServer_ServesABoundedNumberAtOnce(t *testing.T) {
 		return fullStatus()
 	}})
 	var all sync.WaitGroup
-	for range maxConnections + 8 {
+	for i := range maxConnections + 8 {
+		if i == maxConnections {
+			<-full // so that nobody is taken for a silent client who only is slow to ask
+		}
 		all.Go(func() {
 			resp, _, err := ask("GET", s.Addr().String(), "/metrics")
 			if err != nil || resp.StatusCode != http.StatusOK {
@@ -170,7 +173,6 @@ func TestServer_ServesABoundedNumberAtOnce(t *testing.T) {
 			}
 		})
 	}
-	<-full
 	close(release)
 	all.Wait()
 	if most != maxConnections {
@@ -274,5 +276,32 @@ func TestClose_LetsAnAnswerFinishAndCutsOffWhoSaysNothing(t *testing.T) {
 	}
 	if err := s.Close(t.Context()); err != nil {
 		t.Errorf("closed twice: %v", err)
+	}
+}
+
+// Clients that connect and ask nothing keep nobody waiting.
+func TestServer_AnswersBehindSilentClients(t *testing.T) {
+	s := listen(t, Options{Status: fullStatus})
+	for i := range 200 {
+		c, err := net.Dial("tcp", s.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if i%2 == 0 {
+			if _, err := io.WriteString(c, "GET /metrics HTTP/1.1\r\nX-Slow: "); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	begin := time.Now()
+	resp, _, err := ask("GET", s.Addr().String(), "/metrics")
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	took := time.Since(begin)
+	t.Logf("answered after %v", took)
+	if took > stall/2 { // a second on a machine that does nothing else
+		t.Errorf("the answer took %v", took)
 	}
 }

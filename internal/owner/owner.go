@@ -28,7 +28,7 @@ func Of(path string) (*User, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
 	}
-	t, err := walk(path, false)
+	t, err := walk(path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +100,7 @@ func (u *User) Reaches(path string) (bool, error) {
 	if u == nil {
 		return false, nil
 	}
-	t, err := walk(path, false)
+	t, err := walk(path, nil)
 	return t.reached(u), err
 }
 
@@ -138,16 +138,23 @@ func (u *User) OpenFolder(path string) (*os.Root, error) {
 }
 
 func (u *User) openFolder(path string, create bool) (*os.Root, error) {
-	t, err := walk(path, create)
+	var maker *User
+	if create {
+		maker = u
+	}
+	t, err := walk(path, maker)
 	if err != nil {
 		return nil, err
+	}
+	if t.reached(u) {
+		return nil, fmt.Errorf("%s: %w", path, ErrExchanged)
 	}
 	root, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, err
 	}
 	info, err := root.Stat(".")
-	if err == nil && (t.reached(u) || !t.found || !t.is(info)) {
+	if err == nil && (!t.found || !t.is(info)) {
 		err = fmt.Errorf("%s: %w", path, ErrExchanged)
 	}
 	if err != nil {

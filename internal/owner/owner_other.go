@@ -12,7 +12,7 @@ type trail struct {
 	uid, gid      int
 }
 
-func walk(string, bool) (trail, error) { return trail{}, nil }
+func walk(string, *User) (trail, error) { return trail{}, nil }
 
 func (*trail) is(fs.FileInfo) bool { return false }
 

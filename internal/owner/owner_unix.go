@@ -30,69 +30,83 @@ type trail struct {
 const maxLinks = 40
 
 // walk goes along path, name by name, and notes who can exchange what. Each folder is opened as it is looked at: what is
-// exchanged later is not what was judged, but it was exchanged by one of those who are noted. With create, missing folders
-// are made.
-func walk(path string, create bool) (t trail, err error) {
+// exchanged later is not what was judged, but it was exchanged by one of those who are noted. With a user, missing folders are
+// made as long as that user has not led there.
+func walk(path string, unless *User) (t trail, err error) {
 	t = trail{users: make(map[int]string), groups: make(map[int]string)}
 	if path, err = filepath.Abs(path); err != nil {
 		return t, err
 	}
-	at := "/"
-	dir, err := openFolderAt(unix.AT_FDCWD, at)
-	if err != nil {
+	w := walker{at: "/", rest: strings.Split(path, "/")}
+	if w.dir, err = openFolderAt(unix.AT_FDCWD, w.at); err != nil {
 		return t, err
 	}
-	defer func() { unix.Close(dir) }()
-	rest := strings.Split(path, "/")
-	for links := 0; ; {
-		if err := t.container(dir, at); err != nil {
-			return t, &fs.PathError{Op: "stat", Path: at, Err: err}
+	defer func() { unix.Close(w.dir) }()
+	for {
+		if err := t.container(w.dir, w.at); err != nil {
+			return t, &fs.PathError{Op: "stat", Path: w.at, Err: err}
 		}
-		rest = slices.DeleteFunc(rest, func(s string) bool { return s == "" || s == "." })
-		if len(rest) == 0 {
+		w.rest = slices.DeleteFunc(w.rest, func(s string) bool { return s == "" || s == "." })
+		if len(w.rest) == 0 {
 			return t, nil
 		}
-		next := filepath.Join(at, rest[0])
-		st, err := statAt(dir, rest[0], create)
+		next := filepath.Join(w.at, w.rest[0])
+		create := unless != nil && !t.reached(unless)
+		st, err := statAt(w.dir, w.rest[0], create)
 		if errors.Is(err, fs.ErrNotExist) && !create {
 			t.found, t.uid, t.gid = false, 0, 0
 			return t, nil
 		}
-		if err != nil {
-			return t, &fs.PathError{Op: "open", Path: next, Err: err}
-		}
-		t.note(&st, next)
-		switch st.Mode & unix.S_IFMT {
-		case unix.S_IFDIR:
-			var fd int
-			if fd, err = openFolderAt(dir, rest[0]); err == nil {
-				unix.Close(dir)
-				dir, at, rest = fd, next, rest[1:]
-			}
-		case unix.S_IFLNK:
-			var to string
-			if links++; links > maxLinks {
-				err = unix.ELOOP
-			} else if to, err = readLinkAt(dir, rest[0]); err == nil {
-				rest = append(strings.Split(to, "/"), rest[1:]...)
-			}
-			if err == nil && strings.HasPrefix(to, "/") {
-				unix.Close(dir)
-				at = "/"
-				dir, err = openFolderAt(unix.AT_FDCWD, at)
-			}
-		default: // such as a socket
-			if len(rest) > 1 {
-				err = unix.ENOTDIR
-			} else {
+		if err == nil {
+			t.note(&st, next)
+			if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFDIR && kind != unix.S_IFLNK && len(w.rest) == 1 { // such as a socket
 				t.end(&st)
 				return t, nil
 			}
+			err = w.step(next, &st)
 		}
 		if err != nil {
 			return t, &fs.PathError{Op: "open", Path: next, Err: err}
 		}
 	}
+}
+
+// walker is how far a walk has come.
+type walker struct {
+	dir   int      // open
+	at    string   // its path
+	rest  []string // the names that follow
+	links int      // that were followed
+}
+
+// step goes on to the first name of rest, which next is the path of.
+func (w *walker) step(next string, st *unix.Stat_t) error {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		fd, err := openFolderAt(w.dir, w.rest[0])
+		if err != nil {
+			return err
+		}
+		unix.Close(w.dir)
+		w.dir, w.at, w.rest = fd, next, w.rest[1:]
+		return nil
+	case unix.S_IFLNK:
+		if w.links++; w.links > maxLinks {
+			return unix.ELOOP
+		}
+		to, err := readLinkAt(w.dir, w.rest[0])
+		if err != nil {
+			return err
+		}
+		w.rest = append(strings.Split(to, "/"), w.rest[1:]...)
+		if strings.HasPrefix(to, "/") {
+			unix.Close(w.dir)
+			w.at = "/"
+			w.dir, err = openFolderAt(unix.AT_FDCWD, w.at)
+		}
+		return err
+	}
+	return unix.ENOTDIR
 }
 
 // container notes who may exchange what is in an open folder.

@@ -85,7 +85,6 @@ func TestLibrariesStayBehindTheirSeam(t *testing.T) {
 
 		"golang.org/x/net/dns/dnsmessage": {"internal/dnstest"},
 
-		"golang.org/x/net/netutil":                       {"internal/metrics"},
 		"github.com/prometheus/client_golang/prometheus": {"internal/metrics"},
 		"github.com/prometheus/common/expfmt":            {"internal/metrics"},
 	}
