@@ -2,6 +2,7 @@ package smarthost
 
 import (
 	"fmt"
+	"net"
 	"strings"
 
 	"relayd/internal/envelope"
@@ -23,6 +24,7 @@ type rule struct {
 	login    bool   // only where sessions log in
 	token    bool   // only where they do with an OAuth2 token
 	general  bool   // only on routes without a condition on recipients
+	account  string // only for hosts and usernames that end in it
 
 	scope   envelope.Scope
 	lasting lasting
@@ -71,6 +73,12 @@ const (
 		"Verification, App passwords) as password in [[smarthost]] %ROUTE. Mail waits"
 	adviceRelay = "the host does not relay for this machine: set username and password in [[smarthost]] %ROUTE, or have the " +
 		"provider allow this line's address. Mail waits"
+	adviceConnector = "Microsoft 365 takes no mail from this machine by the connector that it found: check the tenant's inbound " +
+		"connectors, which name this line's address or the certificate that is shown (cert_file in [[smarthost]] %ROUTE), or set " +
+		"username and a login. Mail waits"
+	adviceCox = "Cox moved its mailboxes to Yahoo in 2024: set hosts = [\"smtp.mail.yahoo.com:465\"], tls = \"implicit\" and the " +
+		"whole cox.net address as username in [[smarthost]] %ROUTE, with an app password (Yahoo, Account Info, Security, Generate app " +
+		"password). Mail waits"
 	adviceAddress = "the host refuses this line's own address, as a dynamic or a blocked one: hand mail to your provider's " +
 		"smarthost, on its submission port 587 or 465 and with a login, in [[smarthost]] %ROUTE. Mail waits"
 	adviceBlocked = "the provider has blocked the account for sending, mostly because of spam or a stolen password: change " +
@@ -125,8 +133,13 @@ var rules = []rule{
 	{stages: transacting, code: 5, enhanced: "7.501", scope: envelope.ScopeSite, trouble: refused, advice: adviceBlocked},
 	{stages: transacting, code: 5, enhanced: "7.502", scope: envelope.ScopeSite, trouble: refused, advice: adviceBlocked},
 	{stages: transacting, code: 5, enhanced: "7.503", scope: envelope.ScopeSite, trouble: refused, advice: adviceBlocked},
-	{stages: transacting, code: 5, words: "tenantattribution", general: true, scope: envelope.ScopeSite, trouble: loginRefused,
-		advice: adviceRelay},
+	{stages: transacting, code: 5, enhanced: "7.64", words: "tenantattribution", general: true, scope: envelope.ScopeSite,
+		trouble: loginRefused, advice: adviceRelay},
+	{stages: transacting, code: 5, enhanced: "7.51|7.68", words: "tenantinboundattribution", scope: envelope.ScopeSite,
+		trouble: loginRefused, advice: adviceConnector},
+	{stages: transacting, code: 5, enhanced: "7.236", scope: envelope.ScopeSite, trouble: quotaSpent,
+		advice: "mail of onmicrosoft.com addresses may go to few recipients outside in a day: verify a domain of your own in the " +
+			"tenant and send from it, with [smarthost.rewrite] if need be. Mail waits, and is tried at long intervals"},
 	{code: 5, enhanced: "7.51*|7.6*", words: "banned sending ip", scope: envelope.ScopeSite, trouble: refused, advice: adviceAddress},
 	// Where the session logs in it is the account that is blocked. Without a login, through a connector, it is this
 	// sender, and the others may go on. 5.1.8 alone is any sender whose domain is not known.
@@ -135,6 +148,8 @@ var rules = []rule{
 	{stages: transacting, code: 5, enhanced: "1.8", words: "bad outbound sender", scope: envelope.ScopeSender,
 		lasting: temporary, advice: "the provider has blocked this sender, mostly because of spam or a stolen password: change the password, " +
 			"then have the provider lift the block. This sender's mail waits"},
+
+	{stages: stageAuth, code: 5, account: "cox.net", scope: envelope.ScopeSite, trouble: loginRefused, advice: adviceCox},
 
 	// Gmail and Google Workspace.
 	{stages: stageAuth, code: 535, enhanced: "7.8", words: "username and password not accepted",
@@ -248,11 +263,20 @@ func (p place) first(list []rule, s saying, reply envelope.Reply) *rule {
 		if r.login && !p.login || r.token && !p.token || r.general && !p.general || r.scope != envelope.ScopeSite && reply.Code == 421 {
 			continue // what ends the connection is never one message's
 		}
+		if r.account != "" && !p.isOf(r.account) {
+			continue
+		}
 		if r.matches(s, reply) {
 			return r
 		}
 	}
 	return nil
+}
+
+// isOf reports whether p's host, or the address that it logs in with, is in domain.
+func (p place) isOf(domain string) bool {
+	host, _, _ := net.SplitHostPort(p.addr)
+	return strings.HasSuffix(strings.ToLower(host), "."+domain) || strings.HasSuffix(strings.ToLower(p.username), "@"+domain)
 }
 
 func (r *rule) matches(s saying, reply envelope.Reply) bool {

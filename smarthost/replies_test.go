@@ -50,6 +50,13 @@ func TestClassifyReply(t *testing.T) {
 		{"mail", "454 4.7.0 Too many login attempts, please try again later", site, false, loginRefused, false, "tried seldom"},
 		{"mail", "451 Authentication failed: Maximum credits exceeded", site, false, quotaSpent, false, ""},
 		{"dot", "550 5.7.64 TenantAttribution; Relay Access Denied", site, false, loginRefused, false, "does not relay"},
+		{"dot", "550 5.7.68 TenantInboundAttribution; There is a partner connector configured that matched the message's " +
+			"recipient domain.", site, false, loginRefused, false, "inbound connectors"},
+		{"rcpt", "550 5.7.51 TenantInboundAttribution; Rejecting. Recipient has a partner connector with RestrictDomainsToIPAddresses set",
+			site, false, loginRefused, false, "inbound connectors"},
+		{"rcpt", "550 5.7.51 TenantThing", recipient, true, noTrouble, false, ""},
+		{"dot", "550 5.7.236 Message rejected because your tenant exceeded the limit for onmicrosoft.com senders", site, false,
+			quotaSpent, false, "a domain of your own"},
 		{"dot", "550 relay access denied", site, false, loginRefused, false, "does not relay"},
 		{"dot", "550 5.7.232 Your message can't be sent because your trial tenant has exceeded its daily limit", site, false, quotaSpent, false, ""},
 		{"dot", "550 5.7.233 Your message can't be sent because your tenant exceeded its daily limit", site, false, quotaSpent, false, ""},
@@ -264,8 +271,27 @@ func TestClassifyReply(t *testing.T) {
 	// Met by TestClassifyReply_DependsOnTheRoute.
 	met[slices.IndexFunc(rules, func(r rule) bool { return r.words == "bad outbound sender" && !r.login })] = true
 	for i, r := range rules {
-		if !met[i] && !r.token { // those are met by TestClassifyReply_ATokenIsNoPassword
+		// Those are met by TestClassifyReply_ATokenIsNoPassword and TestClassifyReply_KnowsWhoseTheAccountIs.
+		if !met[i] && !r.token && r.account == "" {
 			t.Errorf("no row meets rule %d: %+v", i, r)
+		}
+	}
+}
+
+func TestClassifyReply_KnowsWhoseTheAccountIs(t *testing.T) {
+	for _, c := range []struct {
+		addr, username string
+		want           bool
+	}{
+		{"smtp.cox.net:465", "me", true}, {"smtp.mail.yahoo.com:465", "Me@COX.net", true},
+		{"smtp.mail.yahoo.com:465", "me@yahoo.com", false}, {"smtp.notcox.net:465", "me@notcox.net", false},
+	} {
+		p := testPlace
+		p.addr, p.username = c.addr, c.username
+		v := classifyReply(p, stageAuth, parseReply(t, "535 5.7.0 authentication rejected"))
+		if told := contains(v.Reason, "smtp.mail.yahoo.com:465") && contains(v.Reason, "app password"); told != c.want && c.want ||
+			!c.want && contains(v.Reason, "Cox") || v.trouble != loginRefused {
+			t.Errorf("%s as %s: %+v", c.addr, c.username, v)
 		}
 	}
 }

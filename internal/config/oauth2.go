@@ -62,7 +62,7 @@ func readOAuth2(t *table, hosts []string) *OAuth2 {
 	personal := false
 	o.Provider, personal = providerOf(hosts, tenant)
 	t.impliedFlow(o)
-	o.imply(tenant, personal)
+	o.imply(tenant, personal, cloudOf(hosts))
 	t.checkFlow(o, tenant)
 	t.warnOfExpiry(o)
 	return o
@@ -93,7 +93,7 @@ func providerOf(hosts []string, tenant string) (provider string, personal bool) 
 			return slices.ContainsFunc(domains, func(d string) bool { return strings.HasSuffix(name, "."+d) })
 		}
 		switch {
-		case under("office365.com", "smtp.outlook.com"):
+		case under("office365.com", "smtp.outlook.com"), cloudOf([]string{h}) != worldwide:
 			return microsoft, false
 		case under("smtp-mail.outlook.com", "hotmail.com", "live.com"):
 			return microsoft, true
@@ -102,6 +102,36 @@ func providerOf(hosts []string, tenant string) (provider string, personal bool) 
 		}
 	}
 	return "", false
+}
+
+// cloud is one of Microsoft's clouds: where it gives out tokens, and the names of its mail service in the scopes of an
+// application and of a person.
+type cloud struct{ login, application, person string }
+
+var (
+	worldwide = cloud{"login.microsoftonline.com", "outlook.office365.com", "outlook.office.com"}
+	clouds    = []struct {
+		domain string
+		cloud
+	}{
+		{"outlook-dod.office365.us", cloud{"login.microsoftonline.us", "outlook-dod.office365.us", "outlook-dod.office365.us"}},
+		{"office365.us", cloud{"login.microsoftonline.us", "outlook.office365.us", "outlook.office365.us"}},
+		{"partner.outlook.cn", cloud{"login.partner.microsoftonline.cn", "partner.outlook.cn", "partner.outlook.cn"}},
+	}
+)
+
+// cloudOf returns the cloud of hosts, each "host:port". Hosts of no other cloud are taken for the worldwide one's.
+func cloudOf(hosts []string) cloud {
+	for _, h := range hosts {
+		name, _, _ := net.SplitHostPort(h)
+		name = "." + strings.ToLower(strings.TrimSuffix(name, "."))
+		for _, c := range clouds {
+			if strings.HasSuffix(name, "."+c.domain) {
+				return c.cloud
+			}
+		}
+	}
+	return worldwide
 }
 
 // impliedFlow fills in the flow where what is given leaves one sensible choice.
@@ -126,7 +156,7 @@ func (t *table) impliedFlow(o *OAuth2) {
 }
 
 // imply fills in the endpoints and scopes of the known providers.
-func (o *OAuth2) imply(tenant string, personal bool) {
+func (o *OAuth2) imply(tenant string, personal bool, c cloud) {
 	switch o.Provider {
 	case microsoft:
 		if tenant == "" {
@@ -135,13 +165,13 @@ func (o *OAuth2) imply(tenant string, personal bool) {
 				tenant = "consumers"
 			}
 		}
-		at := "https://login.microsoftonline.com/" + tenant + "/oauth2/v2.0/"
+		at := "https://" + c.login + "/" + tenant + "/oauth2/v2.0/"
 		o.TokenURL, o.DeviceURL = cmp.Or(o.TokenURL, at+"token"), cmp.Or(o.DeviceURL, at+"devicecode")
 		o.AuthURL = cmp.Or(o.AuthURL, at+"authorize")
 		if o.Scopes == nil && o.Flow == "client_credentials" {
-			o.Scopes = []string{"https://outlook.office365.com/.default"}
+			o.Scopes = []string{"https://" + c.application + "/.default"}
 		} else if o.Scopes == nil {
-			o.Scopes = []string{"https://outlook.office.com/SMTP.Send", "offline_access"}
+			o.Scopes = []string{"https://" + c.person + "/SMTP.Send", "offline_access"}
 		}
 	case google:
 		o.TokenURL = cmp.Or(o.TokenURL, "https://oauth2.googleapis.com/token")

@@ -33,7 +33,8 @@ type Provider struct {
 	Name    string   `toml:"name" json:"name"`
 	Title   string   `toml:"title" json:"title"` // for people
 	Aliases []string `toml:"aliases" json:"aliases,omitempty"`
-	// Domains are those of addresses that are usually the provider's.
+	// Domains are those of addresses that are usually the provider's: names, "NAME.*" for the names of countries, and
+	// "*.NAME" for all below.
 	Domains []string `toml:"domains" json:"domains,omitempty"`
 	// Hosts are in the order in which they are tried, "host" or, where the port is not the usual one, "host:port". Empty in
 	// a row that has only variants.
@@ -121,12 +122,33 @@ func ForAddress(address string) (Provider, bool) {
 		return Provider{}, false
 	}
 	domain := strings.ToLower(address[at+1:])
-	for _, p := range rows() {
-		if slices.Contains(p.Domains, domain) && len(p.Hosts) > 0 {
-			return p, true
+	// A name that a row has itself goes before a pattern that it fits: Yahoo in Japan is not Yahoo.
+	for _, fits := range []func(pattern, domain string) bool{func(p, d string) bool { return p == d }, fits} {
+		for _, p := range rows() {
+			if len(p.Hosts) > 0 && slices.ContainsFunc(p.Domains, func(pattern string) bool { return fits(pattern, domain) }) {
+				return p, true
+			}
 		}
 	}
 	return Provider{}, false
+}
+
+// fits reports whether domain is one of those that a pattern stands for.
+func fits(pattern, domain string) bool {
+	if below, ok := strings.CutPrefix(pattern, "*"); ok {
+		return strings.HasSuffix(domain, below)
+	}
+	name, ok := strings.CutSuffix(pattern, "*")
+	country, under := strings.CutPrefix(domain, name)
+	if !ok || !under {
+		return false
+	}
+	for _, second := range []string{"co.", "com."} {
+		if rest, ok := strings.CutPrefix(country, second); ok {
+			country = rest
+		}
+	}
+	return len(country) == 2 && strings.Trim(country, "abcdefghijklmnopqrstuvwxyz") == ""
 }
 
 // VariantNames returns the full names of the variants, sorted.

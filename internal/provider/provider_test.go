@@ -66,7 +66,11 @@ func problems(p Provider, today time.Time) []string {
 	}
 	want(p.Title != "" && !strings.HasSuffix(p.Title, "."), "title")
 	for _, domain := range p.Domains {
-		want(domainForm.MatchString(domain), "domain "+domain)
+		name := strings.TrimPrefix(strings.TrimSuffix(domain, ".*")+".de", "*.")
+		if !strings.HasSuffix(domain, ".*") {
+			name = strings.TrimPrefix(domain, "*.")
+		}
+		want(domainForm.MatchString(name), "domain "+domain)
 	}
 	want(len(p.Hosts) > 0 || len(p.Variants) > 0, "neither hosts nor variants")
 	want(slices.Contains([]string{"starttls", "implicit"}, p.TLS), "tls "+p.TLS)
@@ -208,6 +212,13 @@ func TestForAddress_ByTheDomain(t *testing.T) {
 	for address, want := range map[string]string{
 		"me@gmail.com": "gmail", "me@GoogleMail.com": "gmail", "a@b@web.de": "web.de", "me@sbcglobal.net": "att",
 		"me@example.com": "", "gmail.com": "", "me@": "", "": "",
+		// Names under those of countries, and all below one.
+		"me@hotmail.de": "outlook", "me@hotmail.co.uk": "outlook", "me@live.com.au": "outlook", "me@OUTLOOK.fr": "outlook",
+		"me@yahoo.com.br": "yahoo", "me@yahoo.es": "yahoo", "me@yahoo.co.jp": "yahoo-japan", "me@nc.rr.com": "roadrunner",
+		"me@rr.com": "roadrunner", "me@cox.net": "cox", "me@aol.de": "aol",
+		"me@yahoo.example": "", "me@yahoo.de.example": "", "me@myyahoo.de": "", "me@yahoo.co": "yahoo", "me@xrr.com": "", "me@yahoo.": "",
+		// Free addresses that cannot use SMTP are not offered it.
+		"me@proton.me": "", "me@protonmail.com": "", "me@pm.me": "",
 	} {
 		if p, ok := ForAddress(address); p.Name != want || ok != (want != "") {
 			t.Errorf("%s: %q", address, p.Name)
