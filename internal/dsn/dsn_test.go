@@ -214,7 +214,8 @@ func TestCompose_NonASCII(t *testing.T) {
 
 // What the relay decided itself is not put in the mouth of a host, and what may have arrived is not said to be lost.
 func TestCompose_SaysWhoseVerdictItIs(t *testing.T) {
-	local, doubtful := testReport(), testReport()
+	local, doubtful, expired := testReport(), testReport(), testReport()
+	expired.Recipients[0].Expired, expired.Recipients[0].Words = true, "given up after trying for 5 days"
 	local.Recipients[0].Local, local.Recipients[0].Host = true, ""
 	doubtful.Recipients[0].Doubtful, doubtful.Recipients[0].Reply = true, envelope.Reply{}
 	for name, c := range map[string]struct {
@@ -223,6 +224,7 @@ func TestCompose_SaysWhoseVerdictItIs(t *testing.T) {
 	}{
 		"local": {local, []string{"Status: 5.1.1", "whoever looks after your mail system"},
 			[]string{"answered", "Remote-MTA", "Diagnostic-Code", "typing errors"}},
+		"expired": {expired, []string{"given up after trying for 5 days", "Status: 5.4.7", "Remote-MTA"}, []string{"answered"}},
 		"doubtful": {doubtful, []string{"not known whether", "ask the recipient", "Status: 5.4.2", "Remote-MTA"},
 			[]string{"It has not arrived", "typing errors", "answered"}},
 	} {
@@ -237,6 +239,31 @@ func TestCompose_SaysWhoseVerdictItIs(t *testing.T) {
 			if strings.Contains(text, w) {
 				t.Errorf("%s: %q is in\n%s", name, w, text)
 			}
+		}
+	}
+}
+
+func TestWrap_BreaksWhereTheWidthEnds(t *testing.T) {
+	for text, want := range map[string]string{"aaa bbb": "aaa bbb", "aaa bbbb": "aaa|bbbb", "aaaaaaaaa b": "aaaaaaaaa|b", "a b c d": "a b c d", "": "",
+		strings.Repeat("x", 901): strings.Repeat("x", 900) + "|x", "a " + strings.Repeat("é", 451): "a|" + strings.Repeat("é", 450) + "|é"} {
+		if got := strings.Join(wrap(text, 7), "|"); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestDecodeXtext(t *testing.T) {
+	for text, want := range map[string]string{"a+41": "aA", "+41+42": "AB", "a+4": "a+4", "a+": "a+", "+zz": "+zz", "": ""} {
+		if got := decodeXtext(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestClean_LeavesOnlyWhatPrints(t *testing.T) {
+	for text, want := range map[string]string{"a\tb\r\nc": "a b  c", "\x00\x1b\x7f": "???", "\u0085\u202e\u2028": "???", "\xff": "?", "é日": "é日"} {
+		if got := clean(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
 }

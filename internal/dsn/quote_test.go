@@ -133,6 +133,15 @@ func TestRetell_IsShortAndComplete(t *testing.T) {
 	}
 }
 
+func TestOnlyCodes(t *testing.T) {
+	for value, want := range map[string]string{"smtp; 550 5.1.1 2 of 3 users": "smtp; 550 5.1.1", "smtp; 451 4 users": "smtp; 451",
+		"smtp; 550 No": "smtp; 550", "smtp; no code": "smtp;", "": ";"} {
+		if got := onlyCodes(value); got != want {
+			t.Errorf("%q: %q, want %q", value, got, want)
+		}
+	}
+}
+
 func TestRetell_SaysWhatBecameOfTheMessage(t *testing.T) {
 	for action, want := range map[Action]string{Failed: "    not delivered, ", Delayed: "    not delivered yet, ", Relayed: "    handed on, "} {
 		r := testReport()

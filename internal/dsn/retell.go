@@ -180,10 +180,12 @@ func readGroups(r io.Reader) (groups [][]field) {
 // onlyCodes returns a Diagnostic-Code without the words of it.
 func onlyCodes(value string) string {
 	kind, reply, _ := strings.Cut(value, ";")
-	words := strings.Fields(reply)
-	n := 0
-	for n < len(words) && n < 2 && strings.Trim(words[n], "0123456789.") == "" {
-		n++
+	code, text, _ := strings.Cut(strings.TrimSpace(reply), " ")
+	if len(code) != 3 || strings.Trim(code, "0123456789") != "" {
+		code = ""
 	}
-	return strings.TrimSpace(kind + "; " + strings.Join(words[:n], " "))
+	if enhanced, _, ok := envelope.ParseEnhancedCode(text); ok {
+		code += " " + enhanced.String()
+	}
+	return strings.TrimSpace(kind + "; " + code)
 }

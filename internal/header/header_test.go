@@ -35,10 +35,18 @@ func TestLines_ChunksAddUpAndTearNoLineEnd(t *testing.T) {
 func TestName_IsThatOfAFieldOrNone(t *testing.T) {
 	for line, want := range map[string]string{
 		"From: a\r\n": "From", "from :a": "from", "X-\xe4:": "X-\xe4", "From": "", ": a": "", "two words: a": "", " From: a": "",
-		"From a@b Mon Jan 1 10:00:00": "", "": "",
+		"From a@b Mon Jan 1 10:00:00": "", "": "", "a\x7fb: c": "", "a\x00: c": "",
 	} {
 		if got, ok := Name([]byte(line)); string(got) != want || ok != (want != "") {
 			t.Errorf("%q: %q %v, want %q", line, got, ok, want)
+		}
+	}
+}
+
+func TestIsFolded(t *testing.T) {
+	for line, want := range map[string]bool{" a\r\n": true, "\ta\r\n": true, " ": true, "\t": true, "a b": false, "\r\n": false, "": false} {
+		if got := IsFolded([]byte(line)); got != want {
+			t.Errorf("%q: %v", line, got)
 		}
 	}
 }

@@ -206,3 +206,12 @@ func TestIs8Bit_KnowsEveryOctet(t *testing.T) {
 		t.Errorf("got %v, want the reader's error", err)
 	}
 }
+
+// A label that holds after the encoding stays as its author wrote it.
+func TestEncode_KeepsALabelThatHolds(t *testing.T) {
+	const in = "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\nContent-Transfer-Encoding: 7BIT (as ever)\r\n\r\n" +
+		"--b\r\n\r\ngr\xc3\xbc\xc3\x9fe\r\n--b--\r\n"
+	if out := string(encode(t, []byte(in))); !strings.Contains(out, "\r\nContent-Transfer-Encoding: 7BIT (as ever)\r\n") {
+		t.Errorf("%q", out)
+	}
+}
