@@ -148,3 +148,68 @@ func TestRetell_UndeliverableReportsAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// A report carries the whole message only where RET=FULL asks for it, the message is small, and no host refused its content.
+func TestReports_QuoteTheHeaderUnlessAskedForMore(t *testing.T) {
+	byRecipient := func(route string, m envelope.Message) envelope.Attempt { return refused(route, m, 550, true) }
+	deferred := func(route string, m envelope.Message) envelope.Attempt { return refused(route, m, 451, false) }
+	for name, c := range map[string]struct {
+		ret    string
+		answer func(string, envelope.Message) envelope.Attempt // nil: it is delivered
+		size   int
+		whole  bool
+	}{
+		"failed":                  {"", byRecipient, 10, false},
+		"failed, HDRS":            {"HDRS", byRecipient, 10, false},
+		"failed, FULL":            {"FULL", byRecipient, 10, true},
+		"failed, FULL, largest":   {"FULL", byRecipient, reportContent, true},
+		"failed, FULL, too large": {"FULL", byRecipient, reportContent + 1, false},
+		"content refused, FULL":   {"FULL", contentRefused, 10, false},
+		"delayed, FULL":           {"FULL", deferred, 10, false},
+		"relayed, FULL":           {"FULL", nil, 10, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := startRig(t, newFakeTransport(), warningPolicy())
+				r.transport.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
+					if c.answer == nil || m.Envelope.ReversePath.IsNull() {
+						return r.transport.accept(ctx, route, m)
+					}
+					return c.answer(route, m)
+				})
+				env := testEnvelope("a@example.com")
+				env.Ret, env.Recipients[0].Notify = c.ret, envelope.NotifySuccess|envelope.NotifyFailure|envelope.NotifyDelay
+				body := "Subject: x\r\n\r\nwhole\r\n"
+				for len(body) < c.size {
+					body += strings.Repeat("y", min(76, c.size-len(body)-2)) + "\r\n"
+					if rest := c.size - len(body); rest > 0 && rest < 3 {
+						body = body[:len(body)-2] + strings.Repeat("y", rest) + "\r\n"
+					}
+				}
+				r.submit([]byte(body), env)
+				time.Sleep(6 * time.Hour)
+				reports := r.transport.reportsTo("sender@lan.example")
+				if len(reports) != 1 || strings.Contains(reports[0], "whole") != c.whole || !strings.Contains(reports[0], "Subject: x") {
+					t.Errorf("%d reports of a message of %d octets: %.3000s", len(reports), len(body), strings.Join(reports, "\n"))
+				}
+			})
+		})
+	}
+}
+
+// A report about mail of the postmaster's own is not told to him twice.
+func TestRetell_ThePostmasterIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := testPolicy
+		p.Postmaster = "sender@lan.example"
+		r := startRig(t, newFakeTransport(), p)
+		r.transport.set(func(_ context.Context, route string, m envelope.Message) envelope.Attempt {
+			return refused(route, m, 550, true)
+		})
+		r.send("a@example.com")
+		synctest.Wait()
+		if n := len(r.Undeliverable()); n != 1 || r.transport.callCount() != 2 {
+			t.Errorf("%d undeliverable after %d attempts", n, r.transport.callCount())
+		}
+	})
+}
