@@ -57,6 +57,7 @@ type conn struct {
 	bw       *bufio.Writer
 	timeouts Timeouts
 	order    *order // the host's
+	banner   string // the words of the greeting and of the first line after EHLO, without what is new each time
 	// secrets are replaced in whatever the host says, should it echo them.
 	secrets []string
 

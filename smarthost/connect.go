@@ -133,6 +133,8 @@ func (e *endpoint) open(ctx context.Context, c *conn, config *tls.Config, shown 
 		return &stageError{stage: stageGreeting, reply: reply}
 	} else if err := e.notOurs(c, reply); err != nil {
 		return &stageError{stage: stageGreeting, err: err}
+	} else {
+		c.banner = bannerOf(reply.Text)
 	}
 	if err := e.hello(c); err != nil {
 		return err

@@ -81,6 +81,7 @@ func runDialogue(t *testing.T, d dialogue) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	tried(r)
 	for i, n := 0, 0; i < len(d.deliveries); i += n {
 		for n = 1; i+n < len(d.deliveries) && d.deliveries[i+n].with; n++ {
 		}

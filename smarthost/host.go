@@ -16,11 +16,12 @@ type host struct {
 	endpoint endpoint
 	place    place
 	pool     *pool
-	order    order
+	order    *order // of the last session
 	log      *slog.Logger
 	secret   atomic.Pointer[secret] // nil without a login
 
 	mu        sync.Mutex
+	orders    map[string]*order // by banner
 	health    health
 	lastReply envelope.Reply
 	// caps and tls are those of the last session; known is set once there was one.
@@ -113,7 +114,7 @@ func (h *host) use(ctx context.Context, t ticket, c *conn, w *work, tx *transact
 		}
 	}()
 	w.host, w.dsn = h.place.addr, c.caps.dsn
-	if h.order.strict.Load() {
+	if c.order.strict.Load() {
 		c.caps.pipelining = false
 	}
 	if tx == nil || !tx.behind && !tx.suits(c) {
@@ -146,9 +147,9 @@ func (h *host) declined(t ticket, c *conn, w *work, o outcome) outcome {
 // connection first. It goes by the host's last session.
 func (h *host) prepare(w *work) *transaction {
 	h.mu.Lock()
-	caps, known, secured := h.caps, h.known, h.tls != ""
+	caps, known, secured, strict := h.caps, h.known, h.tls != "", h.order.strict.Load()
 	h.mu.Unlock()
-	if !known || !caps.pipelining || h.order.strict.Load() || w.doubt.host == h ||
+	if !known || !caps.pipelining || strict || w.doubt.host == h ||
 		unfit(&w.m, w.m.Size, caps, secured, h.place) != nil {
 		return nil
 	}
@@ -255,12 +256,12 @@ func (h *host) connect(ctx context.Context, id string, login showing) (*conn, er
 	if e.login {
 		h.release()
 	}
-	c.order = &h.order
 	h.pool.opened(c)
 	h.mu.Lock()
 	doubted, news := h.heedSize(c.offered, time.Now())
 	c.caps.doubtedSize = doubted && c.caps.maxSize == c.offered
 	h.caps, h.tls, h.known = c.caps, c.tls, true
+	c.order = h.orderOf(c.banner, time.Now())
 	facts := h.facts
 	h.mu.Unlock()
 	if news && h.learn != nil {
@@ -300,6 +301,10 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, tx *tra
 		return outcome{}
 	}
 	defer content.Close()
+	if o, done := h.tryOrder(ctx, c, w, tx); done {
+		h.pool.drop(c)
+		return o
+	}
 	tx.begin(c)
 	if c.caps.pipelining && w.doubt.host != h {
 		tx.follow = func() *transaction { return h.follower(c) }
@@ -310,7 +315,7 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, tx *tra
 		h.well(t, w.m.ID, envelope.Reply{})
 		h.cameFar()
 		if tx.afterTaken {
-			h.order.proven.Store(true)
+			h.prove(c.order)
 		}
 	})
 	stopped := !stop()

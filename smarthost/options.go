@@ -93,6 +93,8 @@ type HostFacts struct {
 	// Size is the SIZE that the host offered at SizeAt, in octets; 0 for none.
 	Size   int64     `json:"size,omitempty"`
 	SizeAt time.Time `json:"size_at,omitzero"`
+	// Pipelining is how the host kept commands and replies in step, by the words of its greeting.
+	Pipelining map[string]Pipelining `json:"pipelining,omitempty"`
 }
 
 // Route is an ordered list of hosts with one set of credentials, and which mail it takes.

@@ -9,18 +9,21 @@ import (
 )
 
 // order is what is known of how a host keeps commands and replies in step when the envelope of a message travels behind
-// the body of the one before it. A host that does not is used in lock-step from then on, until the relay is restarted.
+// the body of the one before it. A host that does not is used in lock-step from then on, until its greeting changes or
+// what is known of it is old.
 type order struct {
-	// proven is set once such an envelope was answered as it should be, and strict once a host is used in lock-step.
-	proven, strict atomic.Bool
+	banner string
+	// tried is set once the host answered a harmless group well, proven once it answered such an envelope as it should,
+	// and strict once it is used in lock-step.
+	tried, proven, strict atomic.Bool
 	// doubts counts what may be a sign of disorder, and may be chance.
 	doubts atomic.Int32
 }
 
 const (
-	// unprovenPatience is how long the replies to an envelope behind a body are waited for at a host that never answered
-	// one: hosts that throw away what comes with a body do not answer at all.
-	unprovenPatience = time.Minute
+	// unprovenPatience is how long a host that never answered pipelined commands may take for each but the first: hosts
+	// that throw away what comes with a body do not answer at all.
+	unprovenPatience = 5 * time.Second
 	// maxDoubts is how many doubts end the trial.
 	maxDoubts = 2
 )
@@ -48,21 +51,23 @@ const (
 func (h *host) heed(w *work, tx *transaction, err error, stopped bool) (again bool) {
 	switch tx.evidence(err, stopped) {
 	case disorder:
-		h.distrust(w.m.ID, tx.refusal(), err)
+		h.distrust(tx.c, w.m.ID, tx.refusal(), err)
 		if err == nil {
 			tx.c.spent = true
 			return true
 		}
 	case perhaps:
-		h.mistrust(w.m.ID, tx.refusal(), err)
+		h.mistrust(tx.c, w.m.ID, tx.refusal(), err)
 	}
 	switch {
 	case w.doubt.host == h:
 		if tx.dot.Positive() {
-			h.mistrust(w.m.ID, w.doubt.reply, nil)
+			if w.doubt.reply.Permanent() { // what was refused for now may well be taken a moment later
+				h.mistrust(tx.c, w.m.ID, w.doubt.reply, nil)
+			}
 			w.doubt = doubt{}
 		}
-	case err == nil && !h.order.proven.Load() && tx.refusedInCompany():
+	case err == nil && !tx.c.order.proven.Load() && tx.refusedInCompany():
 		w.doubt = doubt{h, tx.refusal()}
 		return true
 	}
@@ -70,17 +75,18 @@ func (h *host) heed(w *work, tx *transaction, err error, stopped bool) (again bo
 }
 
 // mistrust counts a doubt.
-func (h *host) mistrust(id string, reply envelope.Reply, err error) {
-	if h.order.doubts.Add(1) >= maxDoubts {
-		h.distrust(id, reply, err)
+func (h *host) mistrust(c *conn, id string, reply envelope.Reply, err error) {
+	if c.order.doubts.Add(1) >= maxDoubts {
+		h.distrust(c, id, reply, err)
 	}
 }
 
 // distrust uses the host in lock-step from now on.
-func (h *host) distrust(id string, reply envelope.Reply, err error) {
-	if h.order.strict.Swap(true) {
+func (h *host) distrust(c *conn, id string, reply envelope.Reply, err error) {
+	if c.order.strict.Swap(true) {
 		return
 	}
+	h.remember(c.order)
 	said := reply.String()
 	if err != nil {
 		said = err.Error()
@@ -90,7 +96,7 @@ func (h *host) distrust(id string, reply envelope.Reply, err error) {
 
 // follower returns the transaction that may begin behind the body on c, or nil.
 func (h *host) follower(c *conn) *transaction {
-	if h.order.strict.Load() {
+	if c.order.strict.Load() || !c.order.tried.Load() {
 		return nil
 	}
 	return h.pool.follower(c)
@@ -112,7 +118,9 @@ func (t *transaction) evidence(err error, stopped bool) evidence {
 		return noDisorder
 	case isTimeout(err):
 		return disorder
-	case isLost(err) && (t.dotSent || !t.mail.Positive()):
+	case isLost(err) && t.dotSent: // a second one would perhaps be delivered twice as well
+		return disorder
+	case isLost(err) && !t.mail.Positive():
 		return perhaps
 	}
 	return noDisorder

@@ -171,6 +171,7 @@ func newHost(o Options, spec Route, addr string, own *ownRules, background *sync
 		pool:  newPool(spec.MaxConnections, o.Timeouts.Idle, background),
 		log:   o.Log.With("route", spec.Name, "host", addr),
 		facts: o.Learnt[addr],
+		order: new(order),
 		learn: o.Learn,
 		health: health{state: StateUnknown, since: time.Now(), pauses: pauses{
 			probeMin: o.ProbeMin, probeMax: o.ProbeMax, loginMin: o.AuthProbeMin, loginMax: o.AuthProbeMax,

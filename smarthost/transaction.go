@@ -84,7 +84,7 @@ func (t *transaction) begin(c *conn) {
 
 // suits reports whether the transaction can begin behind the one on c.
 func (t *transaction) suits(c *conn) bool {
-	return t.caps.pipelining && !c.spent && !c.oweReset && t.caps.carryLike(c.caps)
+	return t.caps.pipelining && !c.order.strict.Load() && !c.spent && !c.oweReset && t.caps.carryLike(c.caps)
 }
 
 // beginBehind writes the first group behind the body that is on its way on t.c.

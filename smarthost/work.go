@@ -17,6 +17,7 @@ type work struct {
 	host      string
 	dsn       bool
 	duplicate bool
+	tried     bool    // its envelope was sent for a trial of the host's pipelining
 	amid      bool    // a host failed in the midst of its transaction
 	cutBy     []*host // those of them that may be probed at once
 	eight     eightBit

@@ -49,6 +49,9 @@ func (f *facts) known() map[string]smarthost.HostFacts {
 func (f *facts) learn(host string, known smarthost.HostFacts) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if known.Pipelining == nil { // by a host of another table that does not know yet
+		known.Pipelining = f.m[host].Pipelining
+	}
 	f.m[host] = known
 	text, err := json.MarshalIndent(f.m, "", "\t")
 	if err != nil {
