@@ -3,6 +3,8 @@ package queue
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -238,3 +240,46 @@ func (s *syncBuffer) String() string {
 
 // hostAway is a transport whose host is away.
 func hostAway(context.Context, string, envelope.Message) envelope.Attempt { return siteDown(time.Hour) }
+
+// settle has the database written, which must end as wanted.
+func (r *rig) settle(want error) {
+	r.t.Helper()
+	if err := r.committer.read(settled); !errors.Is(err, want) {
+		r.t.Errorf("writing the database: %v, want %v", err, want)
+	}
+}
+
+// try hands in a message and returns its id, or the reply that it got in place of a 250.
+func (r *rig) try(to string, size int) (id string, reply envelope.Reply) {
+	r.t.Helper()
+	w, err := r.Begin(testEnvelope(to), envelope.Origin{})
+	if err == nil {
+		id = w.ID()
+		body := io.LimitReader(&lines{}, int64(size))
+		if _, err = io.Copy(w, body); err == nil {
+			err = w.Commit(context.Background())
+		} else {
+			_ = w.Abort()
+		}
+	}
+	if err == nil {
+		return id, envelope.Reply{}
+	}
+	if !errors.As(err, &reply) {
+		r.t.Fatalf("an error without a reply: %v", err)
+	}
+	return "", reply
+}
+
+// lines is endless text.
+type lines struct{}
+
+func (lines) Read(p []byte) (int, error) {
+	return copy(p, bytes.Repeat([]byte("a line of text\r\n"), len(p)/16+1)), nil
+}
+
+const fullDisk = "452 4.3.1"
+
+func replyCode(r envelope.Reply) string {
+	return fmt.Sprintf("%d %d.%d.%d", r.Code, r.Enhanced[0], r.Enhanced[1], r.Enhanced[2])
+}

@@ -78,41 +78,6 @@ func fill(t *testing.T, dir string) (free func()) {
 	}
 }
 
-// try hands in a message and returns its id, or the reply that it got in place of a 250.
-func (r *rig) try(to string, size int) (id string, reply envelope.Reply) {
-	r.t.Helper()
-	w, err := r.Begin(testEnvelope(to), envelope.Origin{})
-	if err == nil {
-		id = w.ID()
-		body := io.LimitReader(&lines{}, int64(size))
-		if _, err = io.Copy(w, body); err == nil {
-			err = w.Commit(context.Background())
-		} else {
-			_ = w.Abort()
-		}
-	}
-	if err == nil {
-		return id, envelope.Reply{}
-	}
-	if !errors.As(err, &reply) {
-		r.t.Fatalf("an error without a reply: %v", err)
-	}
-	return "", reply
-}
-
-// lines is endless text.
-type lines struct{}
-
-func (lines) Read(p []byte) (int, error) {
-	return copy(p, bytes.Repeat([]byte("a line of text\r\n"), len(p)/16+1)), nil
-}
-
-const fullDisk = "452 4.3.1"
-
-func replyCode(r envelope.Reply) string {
-	return fmt.Sprintf("%d %d.%d.%d", r.Code, r.Enhanced[0], r.Enhanced[1], r.Enhanced[2])
-}
-
 // fillQueue hands in mail until it is refused, and returns who it was accepted for.
 func (r *rig) fillQueue(prefix string, size int) (accepted []string) {
 	r.t.Helper()
@@ -130,14 +95,6 @@ func (r *rig) fillQueue(prefix string, size int) (accepted []string) {
 		if n == 100_000 {
 			r.t.Fatal("the disk does not get full")
 		}
-	}
-}
-
-// settle has the database written, which must end as wanted.
-func (r *rig) settle(want error) {
-	r.t.Helper()
-	if err := r.committer.read(settled); !errors.Is(err, want) {
-		r.t.Errorf("writing the database: %v, want %v", err, want)
 	}
 }
 

@@ -30,7 +30,7 @@ type seat struct {
 }
 
 // patience is how long a client may take until it is silent.
-const patience = 100 * time.Millisecond
+const patience = 500 * time.Millisecond
 
 func newDoor(l net.Listener, most int) *door {
 	return &door{Listener: l, most: most, change: make(chan struct{})}

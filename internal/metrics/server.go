@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	maxConnections = 64 // a scraper needs one
+	maxConnections = 128 // a scraper needs one
 	stall          = 10 * time.Second
 	// leave is how long an address that is given up waits for the answers under way there.
 	leave = time.Second
