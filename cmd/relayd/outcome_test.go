@@ -42,6 +42,41 @@ func TestRelayd_ADailyLimitBouncesNothing(t *testing.T) {
 	}
 }
 
+// A recipient whose address says what a host says of an account that may send no more is an unknown user like any other: it
+// fails for good, and the others' mail goes on meanwhile.
+func TestRelayd_AddressWithTheHostsWordsStopsNobody(t *testing.T) {
+	s := newSite(t)
+	sb := s.smarthost(sandbox.Options{})
+	evil := []string{`"maximum credits exceeded"@x.example`, `"relay access denied"@x.example`, "too.many.concurrent@x.example",
+		`"improper pipelining"@x.example`, `"daily sending quota"@x.example`}
+	for _, to := range evil {
+		if err := sb.Inject(sandbox.Fault{Stage: sandbox.StageRcpt, Match: to, Reply: "550 <" + to + ">... User unknown"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.configure(route(sb.CAFile(), sb.Addr()))
+	p := s.start()
+	good := 0
+	for range 4 {
+		for _, to := range evil {
+			p.mustSubmit(to)
+			for range 3 {
+				good++
+				p.mustSubmit(fmt.Sprintf("b%d@example.com", good))
+			}
+		}
+	}
+	arrive(t, sb, good+4*len(evil)) // with a report about each of the others
+	for _, m := range sb.Messages() {
+		if (m.ReversePath == "") != (m.Recipients[0] == "sender@lan.example") {
+			t.Errorf("%+v", m)
+		}
+	}
+	if log := p.log.String(); strings.Contains(log, `msg="host `) || strings.Contains(log, "lock-step") {
+		t.Error(log)
+	}
+}
+
 // Rows of the configuration decide replies that the relay does not know; a row that makes no sense is refused with its
 // line.
 func TestRelayd_RowsForReplies(t *testing.T) {
