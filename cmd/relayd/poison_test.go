@@ -113,8 +113,8 @@ func (h *poisonHost) body(br *bufio.Reader, nc net.Conn, from, to string) bool {
 	return err == nil
 }
 
-// Twenty messages at which the host hangs up, the oldest of the queue, cost the others a pause at most, whoever sent
-// them; and they end, reported.
+// Twenty messages at which the host hangs up, the oldest of the queue, cost the others a few short pauses, however many
+// they are and whoever sent them; and they end, reported.
 func TestPoison_DoesNotHoldUpOthers(t *testing.T) {
 	const poisons, goods = 20, 300
 	type source struct{ client, sender string }
@@ -158,7 +158,7 @@ func TestPoison_DoesNotHoldUpOthers(t *testing.T) {
 					case <-time.After(time.Hour):
 						t.Fatalf("%d of %d good messages were taken within an hour", len(h.took), goods)
 					}
-					if took := time.Since(begun); took > time.Minute { // the outage's last pause is 20 s
+					if took := time.Since(begun); took > 2*time.Minute { // the outage's last pause is 20 s, and the draw may miss a few times
 						t.Errorf("the good messages took %v", took)
 					}
 					for i := 0; q.Counts().Active+q.Counts().Deferred > 0; i++ {
