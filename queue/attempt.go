@@ -101,6 +101,9 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, l *lane, begun *bool) {
 	case a.Site != nil:
 		it.handedOn = true
 		q.scheduler.post(func() { q.scheduler.finishSite(it, next, route, a) })
+	case content.unread && !a.Decided():
+		it.handedOn = true
+		q.scheduler.post(func() { q.scheduler.finishUnread(it) })
 	case a.Left >= len(indexes):
 		it.handedOn = true
 		q.scheduler.post(func() { q.scheduler.finishPaced(it, next, route, a.RetryAt) })
@@ -245,6 +248,7 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 }
 
 func (q *Queue) removeSpooled(id ID) {
+	q.noteRead(id)
 	if err := q.spool.remove(id); err != nil {
 		q.log.Warn("a spool file could not be removed; the next start will", "queue_id", id.String(), "error", err)
 	}
@@ -298,6 +302,8 @@ type content struct {
 	rec *record
 	c   *cached
 	err error // the content is damaged or missing
+	// unread is set when it cannot be read for now: nothing is known of the message.
+	unread bool
 
 	panicked bool // the attempt was ended by a fault in the relay
 }
@@ -309,12 +315,13 @@ func (q *Queue) content(r *record, c *cached) *content { return &content{q: q, r
 func (c *content) open() (io.ReadCloser, error) {
 	if c.rec.Spooled {
 		f, err := openFile(c.q.spool.path(c.rec.ID), os.O_RDONLY, 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, c.damaged(err)
+		if err != nil && c.q.isDamage(err) {
+			return nil, c.damaged(errors.New("its file in the spool is missing"))
 		}
 		if err != nil {
-			return nil, err // such as too many open files: the message is as it was
+			return nil, c.unreadable(err) // such as too many open files: the message is as it was
 		}
+		c.q.noteRead(c.rec.ID)
 		return &checkedReader{c: c, r: f, Closer: f}, nil
 	}
 	body, err := c.inline()
@@ -339,6 +346,12 @@ func (c *content) inline() ([]byte, error) {
 		return nil, c.damaged(errors.New("its content does not match its checksum"))
 	}
 	return body, nil
+}
+
+func (c *content) unreadable(err error) error {
+	c.unread = true
+	c.q.noteUnread(c.rec.ID, err)
+	return err
 }
 
 func (c *content) damaged(cause error) error {
@@ -370,6 +383,8 @@ func (r *checkedReader) Read(p []byte) (int, error) {
 	switch {
 	case err == io.EOF && r.sum != r.c.rec.Sum:
 		return n, r.c.damaged(errors.New("its spool file does not match its checksum"))
+	case err != nil && err != io.EOF && !errors.Is(err, fs.ErrClosed):
+		return n, r.c.unreadable(err)
 	}
 	return n, err
 }

@@ -50,9 +50,10 @@ type committer struct {
 	quit     chan struct{} // a recovery gives up
 	last     chan struct{} // no request comes any more
 	stopped  chan struct{}
-	broken   atomic.Bool  // no mail is taken
-	full     atomic.Bool  // that is because the disk is full
-	gate     sync.RWMutex // held for reading while a request is handed over
+	broken   atomic.Bool           // no mail is taken
+	cause    atomic.Pointer[error] // why the store has failed last
+	full     atomic.Bool           // that is because the disk is full
+	gate     sync.RWMutex          // held for reading while a request is handed over
 	closed   bool
 
 	mu    sync.RWMutex // held for writing while the store is replaced
@@ -351,6 +352,7 @@ func collect(batch []*request) []*change {
 
 // recover answers the callers that can be answered, and works until the store holds what the others were promised.
 func (c *committer) recover(batch []*request, cause error) {
+	c.cause.Store(&cause)
 	c.broken.Store(true)
 	defer c.broken.Store(false)
 	c.log.Error("the queue's store has failed; no mail is taken until it is back", "error", cause)
@@ -368,7 +370,10 @@ func (c *committer) recover(batch []*request, cause error) {
 		r.done(errStore)
 	}
 	for pause := reopenPause; ; pause = min(2*pause, reopenMax) {
-		err := c.reopen(append(undo, collect(kept)...))
+		err := c.rescue()
+		if err == nil {
+			err = c.reopen(append(undo, collect(kept)...))
+		}
 		if err == nil {
 			break
 		}
@@ -415,6 +420,18 @@ func (c *committer) wait(pause time.Duration, limit int) (kept []*request, ok bo
 			return kept, false
 		}
 	}
+}
+
+// rescue writes anew what the store has, when the names of its files have gone astray.
+func (c *committer) rescue() error {
+	if c.store == nil { // which only this goroutine changes
+		return nil
+	}
+	lost, err := c.store.rescue()
+	if lost != nil && err == nil {
+		c.log.Error("files of the queue were gone; they were written anew from what relayd had of them", "error", lost)
+	}
+	return err
 }
 
 func (c *committer) reopen(changes []*change) error {

@@ -34,7 +34,7 @@ func (q *Queue) obstacles() []obstacle {
 	case q.committer.full.Load():
 		add(false, "full", errDiskFull, "%s is full: no mail is taken, and what was delivered cannot be recorded; make room", where)
 	case q.committer.broken.Load():
-		add(false, "store", errStore, "the queue's store in %s has failed and no mail is taken; the log has the cause", q.dir)
+		add(false, "store", errStore, "the queue's store in %s has failed and no mail is taken: %v", q.dir, *q.committer.cause.Load())
 	}
 	p := q.policy.Load()
 	if queued := q.total.Load() + q.pending.Load(); p.MaxMessages > 0 && queued >= int64(p.MaxMessages) {
@@ -44,7 +44,7 @@ func (q *Queue) obstacles() []obstacle {
 	if bytes := q.bytes.Load() + q.records.Load(); p.MaxBytes > 0 && bytes >= p.MaxBytes {
 		add(false, "max_bytes", errQueueFull, "the queue is full and no mail is taken: it has %d octets, and max_bytes is %d", bytes, p.MaxBytes)
 	}
-	return append(out, q.diskObstacles()...)
+	return append(append(out, q.lostObstacles()...), q.diskObstacles()...)
 }
 
 // diskObstacles returns those reasons for which the disk is to blame, as it answered last.
@@ -91,12 +91,16 @@ func (q *Queue) refusal(large bool) error {
 // answers within a second, also while the disk does not.
 func (q *Queue) Troubles() []string {
 	q.free.refresh(statPatience)
+	if _, hangs := q.watch.hanging(); !hangs {
+		q.lookAtSpool()
+	}
 	var out []string
 	found := q.obstacles()
 	for _, o := range found {
 		out = append(out, o.words)
 	}
 	q.intakeLog.note(q, time.Now(), found...)
+	out = append(out, q.lostTroubles()...)
 	q.scheduler.do(func() {
 		// Mail that no route takes stands before the route without a name.
 		if l := q.scheduler.lanes[""]; l != nil && l.ready() > 0 && l.reason != nil {

@@ -443,6 +443,10 @@ func (s *scheduler) describe(e *Entry) {
 	switch it.state {
 	case itemBusy:
 		e.State = StateActive
+	case itemWaiting: // its content may have been unreadable when it was due
+		if wait := it.due - s.clock(); wait > 0 && e.State == StateActive {
+			e.State, e.NextAttempt = StateDeferred, time.Now().Add(wait)
+		}
 	case itemReady:
 		e.State = StateActive
 		now := s.clock()

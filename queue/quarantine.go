@@ -334,7 +334,9 @@ func (q *Queue) releaseAside(a *aside) (*change, error) {
 	}
 	var err error
 	if r.Spooled {
-		err = q.spool.verify(r)
+		if err = q.spool.verify(r); errors.Is(err, fs.ErrNotExist) {
+			err = errors.New("its file in the spool is missing")
+		}
 	} else {
 		err = q.committer.read(func(s *store) error { return s.verifyBody(r) })
 	}

@@ -20,7 +20,9 @@ type Options struct {
 	Policy    Policy
 	Log       *slog.Logger
 
-	hasty bool // outcomes are committed without outcomePatience, for tests that look at once
+	// hasty is for tests that look at once, or let years pass: outcomes are committed without outcomePatience, and the names
+	// of the files are looked at once an hour.
+	hasty bool
 }
 
 // Queue owns the messages of one folder.
@@ -47,6 +49,8 @@ type Queue struct {
 	quarantined atomic.Int64
 	asideMu     sync.Mutex    // held while a message in quarantine is told of, released or deleted
 	setAside    chan struct{} // see noteAside
+	lost        lostFiles
+	lookPause   time.Duration
 	exports     atomic.Uint64 // messages that were exported
 	traffic     traffic
 	unrecorded  atomic.Int64 // outcomes that wait to be committed
@@ -95,8 +99,9 @@ func Open(o Options) (*Queue, error) {
 	q.free.watch = &q.watch
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	patience := outcomePatience
+	q.lookPause = lookPause
 	if o.hasty {
-		patience = 0
+		patience, q.lookPause = 0, time.Hour
 	}
 	q.committer = newCommitter(o.Dir, st, o.Log, patience, &q.watch)
 	q.free.spare = q.committer.spare
@@ -170,6 +175,7 @@ func (q *Queue) Start() {
 	q.others.Go(q.audit)
 	q.others.Go(q.watchIntake)
 	q.others.Go(q.tellQuarantine)
+	q.others.Go(q.lookAfter)
 }
 
 // Configure replaces the transport, the name in reports and the policy, and has every route tried anew.

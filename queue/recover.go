@@ -415,11 +415,25 @@ func (s *salvage) verifyOne(id ID) *change {
 	if err == nil {
 		err = s.content(r)
 	}
+	if err != nil && r != nil && r.Spooled && s.unread(err) {
+		s.fault(fmt.Errorf("the content of %s cannot be read, and it waits: %w", id, err))
+		err = nil
+	}
 	if err != nil {
 		return &change{id: id, quarantine: err.Error()}
 	}
 	s.Messages++
 	return &change{id: id, newSlot: r.slot(s.routes[id]), hasNew: true}
+}
+
+// unread reports whether an error of a spool file means that the disk or the folder cannot be read for now, and not that the
+// message is damaged.
+func (s *salvage) unread(err error) bool {
+	if errors.Is(err, fs.ErrNotExist) {
+		return s.spool.empty()
+	}
+	_, ok := errors.AsType[*fs.PathError](err)
+	return ok
 }
 
 // orphans returns the files of the spool that no message of the new queue names.

@@ -306,7 +306,7 @@ func TestFreeSpace_IsAskedForAgain(t *testing.T) {
 	})
 }
 
-// A spool file that is there and cannot be opened now is not damage: its message is deferred.
+// A spool file that is there and cannot be opened now is not damage: its message waits, and spends no attempt.
 func TestAttempt_FileThatCannotBeOpenedIsNotDamage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr, dir := newFakeTransport(), t.TempDir()
@@ -322,7 +322,7 @@ func TestAttempt_FileThatCannotBeOpenedIsNotDamage(t *testing.T) {
 		r.Start()
 		synctest.Wait()
 		d, err := r.Show(id)
-		if err != nil || d.Gone || d.State != StateDeferred || d.Attempts != 1 || r.Counts().Quarantined != 0 {
+		if err != nil || d.Gone || d.State != StateDeferred || d.Attempts != 0 || r.Counts().Quarantined != 0 {
 			t.Fatalf("%+v, %v, %+v", d.Entry, err, r.Counts())
 		}
 		if err := errors.Join(os.Remove(file), os.Rename(aside, file)); err != nil {

@@ -383,6 +383,18 @@ func (s *scheduler) finishPanicked(it *item) {
 	heap.Push(&s.waiting, it)
 }
 
+// finishUnread ends an attempt at a message that the disk could not read for now.
+func (s *scheduler) finishUnread(it *item) {
+	s.giveBack(it)
+	it.fresh = false
+	if s.pendingActions(it) {
+		return
+	}
+	it.due = s.clock() + spoolPause
+	it.state, it.lane = itemWaiting, nil
+	heap.Push(&s.waiting, it)
+}
+
 // finishMoved puts the item into the lane of other routes.
 func (s *scheduler) finishMoved(it *item, next stand) {
 	s.giveBack(it)

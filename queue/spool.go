@@ -8,13 +8,20 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // spool is the folder of content that is too large to be stored inline: a file for each message, named by its id.
 type spool struct{ dir string }
 
+// openSpool opens the spool of the queue in dir, and makes it for a new one. One that is missing beside a queue may be on a
+// disk that is not mounted: its messages would all seem damaged.
 func openSpool(dir string) (spool, error) {
 	s := spool{filepath.Join(dir, "spool")}
+	_, markerErr := os.Stat(filepath.Join(dir, markerName))
+	if _, err := os.Stat(s.dir); errors.Is(err, fs.ErrNotExist) && markerErr == nil {
+		return s, fmt.Errorf("%s is missing, and the content of large messages with it; put it back, or make an empty folder of that name", s.dir)
+	}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return s, err
 	}
@@ -45,6 +52,12 @@ func (s spool) remove(id ID) error {
 		return err
 	}
 	return nil
+}
+
+// empty reports whether the folder has no message, or is not there.
+func (s spool) empty() bool {
+	entries, _ := os.ReadDir(s.dir)
+	return !slices.ContainsFunc(entries, func(e os.DirEntry) bool { _, err := ParseID(e.Name()); return err == nil })
 }
 
 // verify returns an error when a message's file is not as it was stored.

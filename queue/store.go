@@ -308,10 +308,15 @@ func (s *store) close() error {
 		if err = s.flush(); err == nil {
 			err = s.writeClosed()
 		}
-		if err == nil {
+		lost := s.astray()
+		if err == nil && lost == nil {
 			err = s.journal.remove()
 		}
 		s.commits.Unlock()
+		if lost != nil {
+			_, rescueErr := s.rescue()
+			err = errors.Join(err, fmt.Errorf("files of the queue were gone at the stop; the journal is kept: %w", lost), rescueErr)
+		}
 	}
 	return errors.Join(err, s.abandon())
 }

@@ -97,6 +97,9 @@ func (w *Writer) reserve(n int) error {
 
 // spill moves the message to a spool file.
 func (w *Writer) spill() error {
+	if err := w.q.spoolLost(); err != nil {
+		return err
+	}
 	end := w.q.watch.begin("making a file for a large message")
 	f, err := w.q.spool.create(w.rec.ID)
 	end()
