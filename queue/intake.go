@@ -95,7 +95,7 @@ func (q *Queue) Troubles() []string {
 		q.lookAtSpool()
 	}
 	var out []string
-	found := q.obstacles()
+	found := append(q.obstacles(), q.shares.recent()...)
 	for _, o := range found {
 		out = append(out, o.words)
 	}
@@ -185,8 +185,8 @@ func fullError(why string) error {
 		Code: 452, Enhanced: envelope.EnhancedCode{4, 3, 1}, Text: "Insufficient system storage: " + why + "; try again later"})
 }
 
-// admit reports whether another message may begin, and counts it.
-func (q *Queue) admit() error {
+// admit reports whether another message of an origin may begin, and counts it.
+func (q *Queue) admit(from envelope.Origin) error {
 	if q.closing.Load() {
 		return fmt.Errorf("%w: %w", ErrClosed, envelope.Reply{
 			Code: 421, Enhanced: envelope.EnhancedCode{4, 3, 2}, Text: "The relay is shutting down; try again later"})
@@ -197,6 +197,9 @@ func (q *Queue) admit() error {
 	if err := q.refusal(false); err != nil {
 		return err
 	}
-	q.pending.Add(1)
+	if err := q.shareUsed(from); err != nil {
+		return err
+	}
+	q.arriving(clientOf(from), 1)
 	return nil
 }

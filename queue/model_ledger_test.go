@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -217,7 +218,7 @@ func (l *letter) addressee(p envelope.Path) *addressee {
 
 // beginLetter opens l's writer and reports whether there is one. A full queue refuses, and only that.
 func (w *world) beginLetter(rt *rapid.T, l *letter) bool {
-	full := w.policy.MaxMessages > 0 && len(w.live())+w.arrivingNow() >= w.policy.MaxMessages
+	full := w.policy.MaxMessages > 0 && len(w.live())+w.arrivingNow() >= w.policy.MaxMessages || w.shareUsed(l.origin.Addr)
 	writer, err := w.life.q.Begin(l.env, l.origin)
 	if err != nil {
 		var reply envelope.Reply
@@ -246,11 +247,26 @@ func (w *world) beginLetter(rt *rapid.T, l *letter) bool {
 	return true
 }
 
-func (w *world) arrivingNow() (n int) {
+func (w *world) arrivingNow() int { return w.arrivingOf(netip.Addr{}) }
+
+// shareUsed reports whether a client has as many messages as there is room for.
+func (w *world) shareUsed(client netip.Addr) bool {
+	live := w.live()
+	own := w.arrivingOf(client)
+	for _, l := range live {
+		if l.origin.Addr == client {
+			own++
+		}
+	}
+	return w.policy.MaxMessages > 0 && own > 0 && own >= w.policy.MaxMessages-len(live)-w.arrivingNow()
+}
+
+// arrivingOf returns how many messages of a client are arriving; of all clients for the zero address.
+func (w *world) arrivingOf(client netip.Addr) (n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, l := range w.all {
-		if l.state == arriving && l.life == w.life {
+		if l.state == arriving && l.life == w.life && (!client.IsValid() || l.origin.Addr == client) {
 			n++
 		}
 	}

@@ -39,6 +39,7 @@ type Queue struct {
 	ages      ages
 	watch     watch
 	intakeLog intakeLog
+	shares    shares
 	config    atomic.Pointer[config]
 	policy    atomic.Pointer[Policy]
 
@@ -130,6 +131,7 @@ func (q *Queue) restore(st *store) (err error) {
 		q.total.Add(1)
 		q.bytes.Add(sl.Size)
 		q.records.Add(sl.record())
+		q.shares.count(sl.Client, 1, sl.octets())
 	})
 	if err != nil {
 		return fmt.Errorf("cannot read the queue in %s: %w", q.dir, err)

@@ -134,6 +134,7 @@ type slot struct {
 	// Recipients how many of its recipients wait.
 	Source     uint16
 	Record     uint16
+	Client     uint16 // see clientOf
 	Recipients int32
 }
 
@@ -148,7 +149,7 @@ func blocksOf(n int) uint16 { return uint16(min((n+recordBlock-1)/recordBlock, m
 func (r *record) slot(routes string) slot {
 	at, _ := r.next()
 	sl := slot{ID: r.ID, Due: at.UnixNano(), Size: r.Size, Routes: routes,
-		Source: sourceOf(r.Origin, r.Envelope.ReversePath), Recipients: int32(len(r.unsettled())), Record: r.blocks}
+		Source: sourceOf(r.Origin, r.Envelope.ReversePath), Client: clientOf(r.Origin), Recipients: int32(len(r.unsettled())), Record: r.blocks}
 	if r.Held {
 		sl.Due = heldDue
 	}
@@ -165,6 +166,9 @@ func (s slot) bound() int64 { return s.record() + queuedLimits().growth(int(s.Re
 // record returns how many octets the message's record takes.
 func (s slot) record() int64 { return int64(s.Record) * recordBlock }
 
+// octets returns how many octets of max_bytes the message takes.
+func (s slot) octets() int64 { return s.Size + s.record() }
+
 // routeSeparator cannot be in a route's name, which is a TOML string without control characters.
 const routeSeparator = "\x1f"
 
@@ -179,8 +183,8 @@ const (
 	// undeliverableDue is that of a message that is held because it is undeliverable: its line alone tells, at a start.
 	undeliverableDue = heldDue - 1
 	slotKey          = 8 + 8
-	// slotHeader is what stands before the routes in a line: size, record, source and recipients.
-	slotHeader = 8 + 2 + 2 + 4
+	// slotHeader is what stands before the routes in a line: size, source, record, client and recipients.
+	slotHeader = 8 + 2 + 2 + 2 + 4
 )
 
 func (s slot) key() []byte {
@@ -195,6 +199,7 @@ func (s slot) value() []byte {
 	v = binary.BigEndian.AppendUint64(v, uint64(s.Size))
 	v = binary.BigEndian.AppendUint16(v, s.Source)
 	v = binary.BigEndian.AppendUint16(v, s.Record)
+	v = binary.BigEndian.AppendUint16(v, s.Client)
 	v = binary.BigEndian.AppendUint32(v, uint32(s.Recipients))
 	return seal(append(v, s.Routes...))
 }
@@ -210,7 +215,8 @@ func decodeSlot(k, v []byte) (slot, error) {
 		Size:       int64(binary.BigEndian.Uint64(v)),
 		Source:     binary.BigEndian.Uint16(v[8:]),
 		Record:     binary.BigEndian.Uint16(v[10:]),
-		Recipients: int32(binary.BigEndian.Uint32(v[12:])),
+		Client:     binary.BigEndian.Uint16(v[12:]),
+		Recipients: int32(binary.BigEndian.Uint32(v[14:])),
 	}
 	if s.Recipients < 0 {
 		return slot{}, errDamaged

@@ -31,6 +31,7 @@ type scheduler struct {
 	total       *atomic.Int64                  // messages, for admission
 	bytes       *atomic.Int64                  // of their content
 	records     *atomic.Int64                  // octets of their records
+	shares      *shares
 
 	items   map[ID]*item
 	waiting dueHeap
@@ -58,7 +59,7 @@ func newScheduler(q *Queue) *scheduler {
 		uncache:     q.cache.drop,
 		waits:       q.logWaiting,
 		slows:       q.logPaced,
-		total:       &q.total, bytes: &q.bytes, records: &q.records,
+		total:       &q.total, bytes: &q.bytes, records: &q.records, shares: &q.shares,
 		items: make(map[ID]*item), lanes: make(map[string]*lane), undeliverable: make(map[ID]bool),
 	}
 }
@@ -231,6 +232,7 @@ func (s *scheduler) add(sl slot, c *cached) {
 	s.total.Add(1)
 	s.bytes.Add(sl.Size)
 	s.records.Add(sl.record())
+	s.shares.count(sl.Client, 1, sl.octets())
 	s.post(func() { s.insert(&item{slot: sl, cached: c, fresh: true}) })
 }
 
@@ -310,6 +312,7 @@ func (s *scheduler) finishWait(it *item, sl slot) {
 // refile gives the item its new slot, whose record may be larger than the one before.
 func (s *scheduler) refile(it *item, sl slot) {
 	s.records.Add(sl.record() - it.slot.record())
+	s.shares.count(it.slot.Client, 0, sl.octets()-it.slot.octets())
 	it.slot = sl
 }
 
@@ -337,6 +340,7 @@ func (s *scheduler) finishGone(it *item) {
 	s.total.Add(-1)
 	s.bytes.Add(-it.slot.Size)
 	s.records.Add(-it.slot.record())
+	s.shares.count(it.slot.Client, -1, -it.slot.octets())
 }
 
 // stand is where an item belongs that an attempt has not settled.

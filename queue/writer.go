@@ -36,7 +36,7 @@ func (q *Queue) Begin(env envelope.Envelope, origin envelope.Origin) (*Writer, e
 	if len(env.Recipients) == 0 {
 		return nil, errors.New("a message needs a recipient")
 	}
-	if err := q.admit(); err != nil {
+	if err := q.admit(origin); err != nil {
 		return nil, err
 	}
 	now := q.now()
@@ -166,7 +166,7 @@ func (w *Writer) Commit(context.Context) error {
 		w.q.free.wrote(true, nil)
 	}
 	if err := w.q.admitNew(ch); err != nil {
-		w.q.pending.Add(-1)
+		w.q.arriving(clientOf(w.rec.Origin), -1)
 		w.q.free.wrote(false, err)
 		_ = w.q.refusal(false) // for the log
 		if errors.Is(err, errStore) {
@@ -196,7 +196,7 @@ func (w *Writer) Abort() error {
 }
 
 func (w *Writer) discard() error {
-	w.q.pending.Add(-1)
+	w.q.arriving(clientOf(w.rec.Origin), -1)
 	return w.removeFile()
 }
 
@@ -245,7 +245,7 @@ func (q *Queue) admitNew(ch *change) error {
 		slog.String("from", r.Envelope.ReversePath.String()), slog.Int("recipients", len(r.Recipients)),
 		slog.Int64("size", r.Size))
 	q.scheduler.add(ch.newSlot, q.cache.keep(r, ch.body))
-	q.pending.Add(-1)
+	q.arriving(ch.newSlot.Client, -1)
 	return nil
 }
 
