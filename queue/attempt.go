@@ -18,20 +18,26 @@ import (
 	"relayd/internal/envelope"
 )
 
+// grant is what the pace has admitted of an attempt.
+type grant struct {
+	contended bool // mail of other clients waits for the route
+	begun     bool // it is used up
+}
+
 // startAttempt runs one attempt for an item that the scheduler has marked busy.
 func (q *Queue) startAttempt(it *item, route string) {
 	// The scheduler owns the item; what the attempt needs of it is taken here, on the scheduler's goroutine.
 	sl, c, l := it.slot, it.cached, it.lane
 	it.handedOn = false
+	g := &grant{contended: l.contended(sl.Client)}
 	q.attempts.Go(func() {
-		begun := false
 		defer func() {
-			if !begun {
+			if !g.begun {
 				q.forgo(route)
 			}
 		}()
 		defer q.rescue(it, sl.ID)
-		q.attempt(it, sl, c, l, &begun)
+		q.attempt(it, sl, c, l, g)
 	})
 }
 
@@ -59,8 +65,8 @@ func (q *Queue) safely(what string, f func()) {
 }
 
 // attempt makes one try to hand on the message of sl by the route of l, and tells the scheduler what came of it. It sets
-// begun when it uses up what the pace has admitted.
-func (q *Queue) attempt(it *item, sl slot, c *cached, l *lane, begun *bool) {
+// g.begun when it uses up what the pace has admitted.
+func (q *Queue) attempt(it *item, sl slot, c *cached, l *lane, g *grant) {
 	route := l.name
 	r, err := q.load(sl.ID, c)
 	switch {
@@ -93,8 +99,8 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, l *lane, begun *bool) {
 		indexes[i] = due[n]
 	}
 	content := q.content(r, c)
-	*begun = true
-	a := q.deliver(r, indexes, route, content)
+	g.begun = true
+	a := q.deliver(r, indexes, route, content, g.contended)
 	switch {
 	case content.err != nil && !a.Decided():
 		q.unreadable(it, sl, content.err)
@@ -171,7 +177,7 @@ func joinRoutes(legs []envelope.Leg) string {
 }
 
 // deliver calls the transport. A panic in it is one failed attempt of one message, not the end of the daemon.
-func (q *Queue) deliver(r *record, indexes []int, route string, content *content) (a envelope.Attempt) {
+func (q *Queue) deliver(r *record, indexes []int, route string, content *content, contended bool) (a envelope.Attempt) {
 	defer func() {
 		if p := recover(); p != nil {
 			q.log.Error("the attempt panicked; the message is deferred", "queue_id", r.ID.String(), "panic", fmt.Sprint(p),
@@ -183,7 +189,7 @@ func (q *Queue) deliver(r *record, indexes []int, route string, content *content
 	}()
 	return q.transport().Deliver(q.ctx, route, envelope.Message{
 		ID: r.ID.String(), Envelope: r.pick(indexes), Origin: r.Origin, Size: r.Size, ReceivedAt: r.ReceivedAt,
-		Open: content.open})
+		Open: content.open, Contended: contended})
 }
 
 // settle records what an attempt came to: the outcome and the reports that it calls for are one commit.

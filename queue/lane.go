@@ -116,8 +116,9 @@ type lane struct {
 	name     string
 	fresh    fairLine
 	backlog  fairLine
-	turn     bool // the backlog is next
-	several  int  // items in the lines that could take another route as well
+	turn     bool           // the backlog is next
+	several  int            // items in the lines that could take another route as well
+	clients  map[uint16]int // items in the lines, by client
 	inFlight int
 	crowded  atomic.Bool // some stand in the lines although attempts are under way; attempts read it
 	// gate is until when nothing is started, on the scheduler's clock. Then one message probes the route; the others
@@ -176,6 +177,10 @@ func (l *lane) enter(it *item) {
 	if it.slot.several() {
 		l.several++
 	}
+	if l.clients == nil {
+		l.clients = make(map[uint16]int)
+	}
+	l.clients[it.slot.Client]++
 }
 
 // remove takes an item out of the line that it stands in.
@@ -189,6 +194,14 @@ func (l *lane) left(it *item) {
 	if it.slot.several() {
 		l.several--
 	}
+	if l.clients[it.slot.Client]--; l.clients[it.slot.Client] == 0 {
+		delete(l.clients, it.slot.Client)
+	}
+}
+
+// contended reports whether mail of others than a client stands in the lines.
+func (l *lane) contended(client uint16) bool {
+	return len(l.clients) > 1 || len(l.clients) == 1 && l.clients[client] == 0
 }
 
 // pop takes the next item; there is one.

@@ -124,7 +124,7 @@ func (lf *life) Forgo(route string) { lf.accounts[route].Forgo() }
 // paced is Deliver by the pace of the route and its limit of recipients.
 func (lf *life) paced(route string, m envelope.Message, deliver func(envelope.Message) envelope.Attempt) envelope.Attempt {
 	all := m.Envelope.Recipients
-	turn, at := lf.accounts[route].Begin(min(len(all), lf.w.split))
+	turn, at := lf.accounts[route].Begin(min(len(all), lf.w.split), m.Contended)
 	if turn == nil {
 		return envelope.Attempt{Left: len(all), RetryAt: at}
 	}

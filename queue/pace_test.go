@@ -28,7 +28,7 @@ func paceBy(t *testing.T, tr *fakeTransport, l pace.Limits, split int) *pace.Acc
 	tr.forgo = func(string) { a.Forgo() }
 	tr.set(func(ctx context.Context, route string, m envelope.Message) envelope.Attempt {
 		all := m.Envelope.Recipients
-		turn, at := a.Begin(min(len(all), split))
+		turn, at := a.Begin(min(len(all), split), m.Contended)
 		if turn == nil {
 			return envelope.Attempt{Left: len(all), RetryAt: at}
 		}
@@ -59,6 +59,49 @@ func (r *rig) from(client, sender, to string) string {
 		r.t.Fatal(err)
 	}
 	return w.ID()
+}
+
+// A message to more recipients than the day has left does not use the day up while mail of another client waits; when
+// nobody else waits it may.
+func TestPace_OneClientLeavesAPartOfTheDayToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit = 100
+		tr := newFakeTransport()
+		account := paceBy(t, tr, pace.Limits{Recipients: limit}, 1000)
+		r := openRig(t, t.TempDir(), tr, testPolicy)
+		defer r.stop()
+		many := testEnvelope("many0@example.com")
+		for i := range 499 {
+			many.Recipients = append(many.Recipients, envelope.Recipient{Path: envelope.Path(fmt.Sprintf("many%d@example.com", i+1))})
+		}
+		w, err := r.Begin(many, envelope.Origin{Addr: netip.MustParseAddr("192.168.1.1")})
+		if err == nil {
+			err = w.Commit(t.Context())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		const others = 20 // more than are under way at once
+		for i := range others {
+			r.from("192.168.1.2", "scan@example.com", fmt.Sprintf("scan%d@example.com", i))
+		}
+		r.Start()
+		time.Sleep(time.Minute)
+		scans := 0
+		for i := range others {
+			scans += tr.deliveredTo(fmt.Sprintf("scan%d@example.com", i))
+		}
+		if scans < 6 {
+			t.Errorf("%d of the other client's %d messages went today", scans, others)
+		}
+		if used := account.Status().UsedToday; used != limit {
+			t.Errorf("%d of the day's %d are used while mail waits", used, limit)
+		}
+		time.Sleep(10 * 24 * time.Hour)
+		if n := tr.deliveredTo("many499@example.com"); n != 1 {
+			t.Errorf("the last recipient got %d messages", n)
+		}
+	})
 }
 
 // What exceeds the pace waits: no attempt, no error, no report, and it is seen.
@@ -447,7 +490,7 @@ func TestPace_WhatAnotherRouteGivesBackIsUsedSoon(t *testing.T) {
 			if route == "two" {
 				return paced(ctx, route, m)
 			}
-			turn, _ := a.Begin(1)
+			turn, _ := a.Begin(1, false)
 			<-refuse
 			turn.End(1, 0, false)
 			return refused(route, m, 451, false)

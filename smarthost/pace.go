@@ -54,7 +54,7 @@ func (t *table) deliverPaced(ctx context.Context, rt *route, m envelope.Message)
 	if rt.recipients > 0 {
 		n = min(n, rt.recipients)
 	}
-	leave, at := rt.account.Begin(n)
+	leave, at := rt.account.Begin(n, m.Contended)
 	if leave == nil {
 		return envelope.Attempt{Left: len(all), RetryAt: at}
 	}

@@ -111,4 +111,6 @@ type Message struct {
 	// Open returns the content from its start: CRLF line ends throughout, no bare CR or LF, not dot-stuffed. It may be
 	// called once per try.
 	Open func() (io.ReadCloser, error)
+	// Contended is set while mail of other clients waits for the same route.
+	Contended bool
 }

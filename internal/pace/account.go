@@ -118,9 +118,11 @@ type Turn struct {
 }
 
 // Begin begins a message to as many of n recipients as may be sent to now, at least one. It uses up what Admit gave, and
-// does without where there is none. Turn is nil when there is no room; none may begin before at. When it returns, the
-// recipients are counted on disk; a disk that fails is told of in the log and does not stop the mail.
-func (a *Account) Begin(n int) (t *Turn, at time.Time) {
+// does without where there is none. A turn that is contended, since others wait, has at most half of what is left of the day,
+// so that one message with many recipients cannot use it up before them. Turn is nil when there is no room; none may begin
+// before at. When it returns, the recipients are counted on disk; a disk that fails is told of in the log and does not stop
+// the mail.
+func (a *Account) Begin(n int, contended bool) (t *Turn, at time.Time) {
 	a = a.lock()
 	now := a.advance()
 	if a.reserved > 0 {
@@ -139,6 +141,9 @@ func (a *Account) Begin(n int) (t *Turn, at time.Time) {
 			at = time.Now().Add(a.day.roomFor(1, a.reserved, now) - now)
 			a.mu.Unlock()
 			return nil, at
+		}
+		if contended {
+			room = (room + 1) / 2
 		}
 		n = min(n, room)
 	}

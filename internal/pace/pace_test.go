@@ -47,7 +47,7 @@ func memory(t *testing.T, l Limits) *Account {
 // send sends messages of n recipients while that is allowed, at most most of them, and returns how many recipients.
 func send(a *Account, n, most int) (sent int) {
 	for range most {
-		turn, _ := a.Begin(n)
+		turn, _ := a.Begin(n, false)
 		if turn == nil {
 			return sent
 		}
@@ -82,7 +82,7 @@ func TestRate_IsKeptInEverySpan(t *testing.T) {
 					at = append(at, time.Now())
 				}
 				for end := time.Now().Add(10 * tc.rate.Per); !time.Now().After(end); {
-					turn, next := a.Begin(1)
+					turn, next := a.Begin(1, false)
 					if turn == nil {
 						if !next.After(time.Now()) {
 							t.Fatal("told to come again at once")
@@ -120,7 +120,7 @@ func TestAdmit_WhatWasGivenBackCanBeGivenAgain(t *testing.T) {
 		if _, ok := a.Admit(); !ok {
 			t.Fatal("what was given back is lost")
 		}
-		turn, _ := a.Begin(9)
+		turn, _ := a.Begin(9, false)
 		if turn == nil || turn.Recipients != 5 {
 			t.Fatalf("began as %+v, want the 5 recipients of the day", turn)
 		}
@@ -135,7 +135,7 @@ func TestAdmit_WhatWasGivenBackCanBeGivenAgain(t *testing.T) {
 func TestTurn_MoreTransactionsAreADebt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := memory(t, Limits{Rate: Rate{1, time.Minute}})
-		turn, _ := a.Begin(1)
+		turn, _ := a.Begin(1, false)
 		turn.End(3, 1, false)
 		if at, ok := a.Admit(); ok || time.Until(at).Round(time.Second) != 3*time.Minute {
 			t.Errorf("%v, next in %s", ok, time.Until(at))
@@ -164,12 +164,29 @@ func TestDay_IsOfTheLast24Hours(t *testing.T) {
 	})
 }
 
+// A turn has at most half of what is left while others wait, and never nothing.
+func TestDay_AContendedTurnHasHalfOfWhatIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := memory(t, Limits{Recipients: 20})
+		for _, want := range []int{10, 5, 3, 1, 1} {
+			turn, _ := a.Begin(1000, true)
+			if turn == nil || turn.Recipients != want {
+				t.Fatalf("a turn got %+v; want one of %d", turn, want)
+			}
+			turn.End(1, turn.Recipients, false)
+		}
+		if turn, _ := a.Begin(1000, true); turn != nil {
+			t.Errorf("the day is used up, and a turn got %d", turn.Recipients)
+		}
+	})
+}
+
 // However the relay ends and for how long, no 24 hours see more than the cap; and an end loses no more than a block.
 // A turn that hangs for more than a day counts for as long as it does; meanwhile nobody is told to come at once, in vain.
 func TestDay_ATurnThatHangsIsCountedAndNotAskedForWithoutEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := memory(t, Limits{Recipients: 3})
-		hanging, _ := a.Begin(1)
+		hanging, _ := a.Begin(1, false)
 		time.Sleep(2 * time.Minute)
 		send(a, 1, 1)
 		time.Sleep(25 * time.Hour)
@@ -181,7 +198,7 @@ func TestDay_ATurnThatHangsIsCountedAndNotAskedForWithoutEnd(t *testing.T) {
 			t.Errorf("admitted: %v, next in %v; want to be told to wait", ok, time.Until(at))
 		}
 		time.Sleep(25 * time.Hour)
-		if turn, _ := a.Begin(3); turn == nil || turn.Recipients != 2 {
+		if turn, _ := a.Begin(3, false); turn == nil || turn.Recipients != 2 {
 			t.Errorf("a turn got %+v; want one of 2", turn)
 		}
 		at, ok = a.Admit()
@@ -415,8 +432,8 @@ func TestConfigure_AccountsThatBecomeOneCountTogether(t *testing.T) {
 		}
 		send(were[0], 1, 3)
 		send(were[1], 1, 2)
-		open0, _ := were[0].Begin(1)
-		open1, _ := were[1].Begin(2)
+		open0, _ := were[0].Begin(1, false)
+		open1, _ := were[1].Begin(2, false)
 		is := b.Configure([]Spec{{Name{"me@isp.example", []string{"new:587", "east:587", "west:587"}}, limits}})[0]
 		if used := is.Status().UsedToday; used != 8 {
 			t.Errorf("%d count, want 8", used)
@@ -498,7 +515,7 @@ func TestConfigure_ATableCanJoinTwoOthers(t *testing.T) {
 func TestSlow_HalvesOnceAndRecovers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := memory(t, Limits{Rate: Rate{10, time.Minute}})
-		slow := func() { turn, _ := a.Begin(1); turn.End(1, 0, true) }
+		slow := func() { turn, _ := a.Begin(1, false); turn.End(1, 0, true) }
 		rate := func() float64 { return a.Status().PerMinute }
 		slow()
 		if rate() != 5 || !a.Status().Slowed {
@@ -533,7 +550,7 @@ func TestSlow_LearnsARateWhereNoneIsSet(t *testing.T) {
 			t.Fatal("limited without limits")
 		}
 		send(a, 1, 39)
-		turn, _ := a.Begin(1)
+		turn, _ := a.Begin(1, false)
 		turn.End(1, 0, true)
 		if got := a.Status().PerMinute; got != 20 {
 			t.Fatalf("slowed to %v a minute, want half of 40", got)
@@ -558,7 +575,7 @@ func TestSlow_SurvivesStopsAndCrashes(t *testing.T) {
 					m := newMachine(t)
 					b, a := m.open(t, limits)
 					for range 39 {
-						for turn, _ := a.Begin(1); ; turn, _ = a.Begin(1) {
+						for turn, _ := a.Begin(1, false); ; turn, _ = a.Begin(1, false) {
 							if turn != nil {
 								turn.End(1, 1, false)
 								break
@@ -567,7 +584,7 @@ func TestSlow_SurvivesStopsAndCrashes(t *testing.T) {
 						}
 					}
 					time.Sleep(2 * time.Second)
-					turn, _ := a.Begin(1)
+					turn, _ := a.Begin(1, false)
 					turn.End(1, 0, true)
 					was := a.Status().PerMinute
 					if !a.Status().Slowed {
@@ -611,7 +628,7 @@ func TestSlow_ACrashBeginsWithAnEmptyBucket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine(t)
 		b, a := m.open(t, Limits{})
-		turn, _ := a.Begin(1)
+		turn, _ := a.Begin(1, false)
 		turn.End(1, 0, true)
 		time.Sleep(time.Minute)
 		if err := b.Close(); err != nil {
@@ -635,7 +652,7 @@ func TestSlow_SurvivesAConfigurationWithoutTheAccount(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		turn, _ := b.Configure([]Spec{{isp, Limits{}}})[0].Begin(1)
+		turn, _ := b.Configure([]Spec{{isp, Limits{}}})[0].Begin(1, false)
 		turn.End(1, 0, true)
 		b.Configure(nil)
 		if s := b.Configure([]Spec{{isp, Limits{}}})[0].Status(); !s.Slowed {
@@ -694,7 +711,7 @@ func BenchmarkAdmitBeginEnd(b *testing.B) {
 	a := book.Configure([]Spec{{isp, Limits{Rate: Rate{1 << 30, time.Second}, Recipients: 1 << 30}}})[0]
 	for b.Loop() {
 		a.Admit()
-		turn, _ := a.Begin(1)
+		turn, _ := a.Begin(1, false)
 		turn.End(1, 1, false)
 	}
 }
@@ -707,7 +724,7 @@ func BenchmarkBeginEnd_OnDisk(b *testing.B) {
 	}
 	a := book.Configure([]Spec{{isp, Limits{Recipients: 1 << 30}}})[0]
 	for b.Loop() {
-		turn, _ := a.Begin(1)
+		turn, _ := a.Begin(1, false)
 		turn.End(1, 1, false)
 	}
 }
