@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 // The tests of this file bear the names of the advisories, about other servers, whose mistakes they look for here.
@@ -221,16 +222,16 @@ func TestHTTP_IsNotSeenInMail(t *testing.T) {
 // No words of a client change who it is: not the headers of the PROXY protocol, not Postfix's XCLIENT and XFORWARD, not
 // the name in EHLO.
 func TestSpoofing_PROXYAndXCLIENTChangeNothing(t *testing.T) {
-	said := []string{
-		"PROXY TCP4 127.0.0.1 127.0.0.1 1234 25\r\n",
-		"PROXY UNKNOWN\r\n",
-		"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x7f\x00\x00\x01\x7f\x00\x00\x01\x04\xd2\x00\x19", // version 2
-		"XCLIENT ADDR=127.0.0.1 NAME=localhost LOGIN=admin\r\n",
-		"XFORWARD ADDR=127.0.0.1\r\n",
-		"EHLO [127.0.0.1]\r\n",
-		"HELO localhost\r\n",
-	}
-	for _, s := range said {
+	for s, messages := range map[string]int{
+		"PROXY TCP4 127.0.0.1 127.0.0.1 1234 25\r\n": 1,
+		"PROXY UNKNOWN\r\n":                          1,
+		// Version 2 has control characters, which end the session.
+		"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x7f\x00\x00\x01\x7f\x00\x00\x01\x04\xd2\x00\x19": 0,
+		"XCLIENT ADDR=127.0.0.1 NAME=localhost LOGIN=admin\r\n":                                  1,
+		"XFORWARD ADDR=127.0.0.1\r\n":                                                            1,
+		"EHLO [127.0.0.1]\r\n":                                                                   1,
+		"HELO localhost\r\n":                                                                     1,
+	} {
 		t.Run(fmt.Sprintf("%.12q", s), func(t *testing.T) {
 			stranger := open(t, nil).pretend("192.0.2.1").start()
 			c := stranger.dial()
@@ -261,6 +262,9 @@ func TestSpoofing_PROXYAndXCLIENTChangeNothing(t *testing.T) {
 					break
 				}
 			}
+			if n := len(trusted.queue.committed()); n != messages {
+				t.Errorf("%d messages were taken, want %d", n, messages)
+			}
 			for _, m := range trusted.queue.committed() {
 				if trace, _ := m.split(); m.origin.Addr.String() != "10.1.2.3" || !strings.Contains(trace, "([10.1.2.3])") {
 					t.Errorf("%+v %s", m.origin, trace)
@@ -272,8 +276,9 @@ func TestSpoofing_PROXYAndXCLIENTChangeNothing(t *testing.T) {
 
 // Nothing that a client puts into a command adds a header field, a line or a word to the trace header.
 func TestInjection_NothingEntersTheTraceHeader(t *testing.T) {
-	for _, helo := range []string{
-		"evil (10.0.0.1)", "evil\tby other", `evil";x`, "evil\u2028X-Evil: 1", "evil\u0085X-Evil: 1", "a;b", "a\\", "(", "<x>", "\xff\xfe",
+	for helo, messages := range map[string]int{
+		"evil (10.0.0.1)": 1, "evil\tby other": 0, `evil";x`: 1, "evil\u2028X-Evil: 1": 1, "evil\u0085X-Evil: 1": 1, "a;b": 1, "a\\": 1,
+		"(": 1, "<x>": 1, "\xff\xfe": 1, "evil\rX-Evil: 1": 0, "evil\x00": 0,
 	} {
 		h := start(t, nil)
 		c := h.dial()
@@ -283,6 +288,9 @@ func TestInjection_NothingEntersTheTraceHeader(t *testing.T) {
 			if _, err := c.line(); err != nil {
 				break
 			}
+		}
+		if n := len(h.queue.committed()); n != messages {
+			t.Errorf("%q: %d messages were taken, want %d", helo, n, messages)
 		}
 		for _, m := range h.queue.committed() {
 			trace, _ := m.split()
@@ -337,19 +345,33 @@ func TestInjection_AddressesAndParameters(t *testing.T) {
 // A flood of the log is no way to hide, or to fill the disk: what one session can write is bounded.
 func TestInjection_LogLinesAreBoundedAndWhole(t *testing.T) {
 	h := start(t, func(_ *Options, tune *tuning) { tune.linger = 50 * time.Millisecond })
-	c := h.dial().hello()
+	const forged = "\u2028level=ERROR msg=forged\u0085 time=now \u202e\u009b31m\xff"
+	c := h.dial()
+	c.expect("220 *")
+	c.send("EHLO evil" + forged + "\r\n")
+	c.expectReply("250 *")
 	for range 15 {
-		c.send("MAIL FROM:<a@client.test> X=\x1b\r\n"[:26] + "y\u2028level=ERROR msg=forged\u0085 time=now\r\n")
-		c.expect("5* *")
+		c.command("MAIL FROM:<a"+forged+"@client.test>", "5*")
 	}
+	c.command("MAIL FROM:<a@client.test> X="+strings.Repeat("y", 3000)+forged, "5*")
 	c.conn.Close()
 	eventually(t, "the end of the session", func() bool { return strings.Contains(h.log.String(), "session ended") })
+	h.stop() // which tells what was counted
+	refused := 0
 	for line := range strings.Lines(h.log.String()) {
-		if !strings.HasPrefix(line, "time=") || strings.ContainsAny(strings.TrimSuffix(line, "\n"), "\x1b\u2028\u0085") {
+		if strings.Contains(line, "command refused") {
+			refused++
+		}
+		if !strings.HasPrefix(line, "time=") || strings.ContainsAny(strings.TrimSuffix(line, "\n"), "\x1b\u2028\u0085\u202e\u009b") ||
+			strings.Fields(line)[1] == "level=ERROR" || !utf8.ValidString(line) || len(line) > maxLogLine {
 			t.Errorf("log line %q", line)
 		}
 	}
-	if n := strings.Count(h.log.String(), "\n"); n > 30 {
-		t.Errorf("%d log lines of one session", n)
+	if refused < 3 || refused > 12 {
+		t.Errorf("%d log lines of 16 refused commands:\n%s", refused, h.log)
 	}
 }
+
+// maxLogLine is the longest line of the log that a client can cause here, in octets: a command line, with each of its octets
+// escaped, and its reply.
+const maxLogLine = 4*maxLine + 1000
