@@ -134,6 +134,7 @@ func TestLines_LinesThatCouldNotBeWrittenAreToldOf(t *testing.T) {
 		log.Info("one")
 		log.Info("two")
 		time.Sleep(time.Second)
+		synctest.Wait()
 		w.err = nil
 		log.Info("three")
 		time.Sleep(time.Second)
