@@ -9,7 +9,7 @@ RACE    := $(shell if command -v $${CC:-cc} >/dev/null 2>&1 && [ "$$($(GO) env C
 FUZZTIME ?= 1m
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help build test check fuzz crash soak peers demo install clean
+.PHONY: help build test check fuzz crash disks soak peers demo install clean
 
 help:           ## list the targets
 	@sed -n 's/^\([a-z-]*\): *[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -56,6 +56,9 @@ FIGURES := grep -vE '^=== |^ +--- PASS'
 crash:          ## crash, fail and cut the power of relayd hundreds of times: about 20 minutes; CRASHES, CUTS and FAULTS say how often
 	@set -o pipefail; RELAYD_CRASHES=$(CRASHES) RELAYD_CUTS=$(CUTS) RELAYD_FAULTS=$(FAULTS) RELAYD_TAP_REQUIRED=1 $(GO) test -count=1 -v -timeout=120m \
 		-run 'KilledTenTimes|CrashesLoseNothing|AFaultAtEachCall|PowerCuts|Each250' ./cmd/relayd | $(FIGURES)
+
+disks:          ## fill and drain small disks of every kind, as root: about 40 minutes
+	@set -o pipefail; RELAYD_SMALL_DISKS=all $(GO) test -count=1 -v -timeout=120m -run 'FullDisk_IsNoWedge' ./queue | $(FIGURES)
 
 soak:           ## run relayd under load, faults and reloads, and measure that nothing grows; SOAK=8h says how long
 	@set -o pipefail; RELAYD_SOAK=$(SOAK) $(GO) test -count=1 -v -timeout=0 -run SoakGrowsNothing ./cmd/relayd | $(FIGURES)

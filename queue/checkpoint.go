@@ -84,13 +84,7 @@ func (s *store) rotate() {
 // later: the journal has it, and outcomes still fit there.
 func (s *store) checkpoint(l *layer, written chan<- struct{}) {
 	defer s.watch.begin("writing the queue's database")()
-	s.keepFreelist(s.db.Stats().FreePageN <= freelistSynced)
-	err := noRoom(s.update(func(tx *bolt.Tx) error {
-		if err := l.write(openBuckets(tx)); err != nil {
-			return err
-		}
-		return journalState{gen: l.gen, salt: s.journal.salt, seq: l.seq, made: s.journal.made}.put(tx)
-	}))
+	err := s.writeLayer(l, journalState{gen: l.gen, salt: s.journal.salt, seq: l.seq, made: s.journal.made})
 	switch {
 	case err == nil:
 		s.mu.Lock()
@@ -130,14 +124,3 @@ func (s *store) writeClosed() error {
 
 // roomPause is how long the store waits for room on the disk before it tries again.
 const roomPause = 2 * time.Second
-
-// spare returns how many octets of its file the database has free, less those that it will take for what is in the
-// journal alone, about. The file never shrinks by itself.
-func (s *store) spare() int64 {
-	stats := s.db.Stats()
-	n := int64(stats.FreePageN+stats.PendingPageN) * s.pageSize
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	s.layers(func(l *layer) bool { n -= 2 * int64(l.size); return false })
-	return n
-}

@@ -127,8 +127,8 @@ func (r *request) refuse(why error) {
 	}
 }
 
-// spare is store.spare; nothing while the store is away, or being opened.
-func (c *committer) spare() int64 {
+// inside is store.inside; nothing while the store is away, or being opened.
+func (c *committer) inside() int64 {
 	if !c.mu.TryRLock() {
 		return 0
 	}
@@ -136,7 +136,18 @@ func (c *committer) spare() int64 {
 	if c.store == nil {
 		return 0
 	}
-	return c.store.spare()
+	return c.store.inside()
+}
+
+// extend is store.extend.
+func (c *committer) extend(n int64) error {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.store == nil {
+		return errStore
+	}
+	defer c.watch.begin("reserving room on the disk")()
+	return c.store.extend(n)
 }
 
 // commit submits changes and waits for them.
@@ -450,6 +461,7 @@ func (c *committer) reopen(changes []*change) error {
 	}
 	st.tell(c.log)
 	st.watch = c.watch
+	st.reclaim()
 	st.attend(c.fail)
 	for _, ch := range changes {
 		ch.again = true

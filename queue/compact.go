@@ -41,8 +41,16 @@ func Compact(dir string) (before, after int64, err error) {
 		return 0, 0, err
 	}
 	to := path + ".compact"
+	need := st.end.Load() - st.pages()
+	if free, _, err := diskFree(dir); err == nil && free < need+compactStep {
+		// What is reserved for outcomes is not needed now; the next start reserves it again.
+		if err := st.file.Truncate(st.end.Load()); err != nil {
+			return 0, 0, err
+		}
+	}
 	if err := compactTo(to, st.db); err != nil {
-		return 0, 0, errors.Join(fmt.Errorf("%s cannot be written: %w; nothing was changed", to, err), os.Remove(to))
+		err = errors.Join(fmt.Errorf("%s cannot be written: %w; nothing was changed", to, err), os.Remove(to))
+		return 0, 0, sayRoom(err, dir, need+compactStep)
 	}
 	// The database has all that is in the journal, and the lock goes with the old file.
 	if err = errors.Join(st.journal.remove(), syncDir(dir)); err == nil {
@@ -53,6 +61,16 @@ func Compact(dir string) (before, after int64, err error) {
 	}
 	after, err = fileSize(path)
 	return before, after, err
+}
+
+// sayRoom adds to the error of a full disk how many octets are needed where, about.
+func sayRoom(err error, dir string, need int64) error {
+	free, _, e := diskFree(dir)
+	if e != nil || !isFull(err) {
+		return err
+	}
+	return fmt.Errorf("%w\nThis needs about %d MB free on the disk of %s, which has %d MB: delete other files there, or copy the whole "+
+		"folder to a larger disk and run this command there", err, need/1_000_000+1, dir, free/1_000_000)
 }
 
 func fileSize(path string) (int64, error) {

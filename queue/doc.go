@@ -19,6 +19,8 @@
 //     counted or the disk being touched, one of them probes, and when it gets through the rest follow at once;
 //   - anything has new mail refused: Begin answers with it, and Troubles shows it, by the same list (intake.go); a disk
 //     that does not answer is one of these, and holds up no look at the status;
+//   - the disk fills up: the room that the outcome of a message may need was reserved before its 250, whatever
+//     Policy.MinFree says (reserve.go), so that a full disk drains;
 //   - the disk is nearly full: Begin answers 452 while Policy.MinFree is still there to settle what is queued; when it
 //     is full to the last block, outcomes go into room that the journal has kept for them, also after a start, and all
 //     goes on by itself once there is room;

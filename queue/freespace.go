@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,14 +15,20 @@ import (
 // goroutine of its own, so that nobody but those who need the answer waits for a disk that hangs.
 type freeSpace struct {
 	dir   string
-	spool string       // folder of large messages; not looked at when empty
-	spare func() int64 // octets that the database has for itself; negative when it will take some without anybody asking
+	spool string // folder of large messages; not looked at when empty
 	watch *watch
+	// has returns the room inside the database's file, in octets, extend gives it more, and owed is what of it the outcomes
+	// of all that is queued may need: see reserve.go.
+	has    func() int64
+	extend func(int64) error
+	owed   *atomic.Int64
 
 	mu     sync.Mutex
 	min    int64
-	known  room  // as the disk said last; octets are less what was promised since
-	own    int64 // octets that the database has beside them
+	known  room  // as the disk said last; octets are less what was written since
+	own    int64 // octets inside the database's file, likewise
+	taken  int64 // octets that were reserved and are not written yet: of the disk
+	within int64 // and of the database
 	asked  time.Time
 	asking chan struct{} // closed when the disk has answered; nil while it is not asked
 	// large is the most octets that a large message was refused for since there was room for so many.
@@ -85,8 +92,8 @@ func (f *freeSpace) ask(answered chan<- struct{}) {
 	if unspooled != nil && now.writable == nil {
 		unspooled = probeFolder(f.spool)
 	}
-	if f.spare != nil {
-		own = f.spare()
+	if f.has != nil {
+		own = f.has()
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -132,35 +139,95 @@ func probeFolder(dir string) error {
 	return errors.Join(err, file.Close(), os.Remove(file.Name()))
 }
 
-// roomFor reports whether n octets can be taken and min still be free. What is for the database may use what that has
-// free within its file, which would otherwise never be used again once the disk was full; a file of the spool may not.
-// f.mu is held.
-func (f *freeSpace) roomFor(n int64, database bool) bool {
-	own := f.own
-	if !database {
-		own = min(own, 0)
+// lacks returns how many octets the disk must give so that the database has n more beside what the outcomes of all that
+// is queued may need; negative when it has more within its file. f.mu is held.
+func (f *freeSpace) lacks(n int64) int64 {
+	if f.owed == nil {
+		return n
 	}
-	return f.min <= 0 || f.known.octets+own-n >= f.min
+	return f.owed.Load() + stepRoom + f.within + n - f.own
 }
 
-// reserve takes n octets when there is room for them, asking the disk when that is not sure.
+// spare returns how many octets may be taken of the disk. f.mu is held.
+func (f *freeSpace) spare() int64 { return f.known.octets - f.taken - max(f.min, floorRoom) }
+
+// roomFor reports whether there is room for n octets more in the database, or in the spool, with that for all outcomes and
+// with min still free on the disk. f.mu is held.
+func (f *freeSpace) roomFor(n int64, database bool) bool {
+	if database {
+		return f.lacks(n) <= f.spare()
+	}
+	return max(0, f.lacks(0))+n <= f.spare()
+}
+
+// near reports whether so little is left that the disk is asked each time. f.mu is held.
+func (f *freeSpace) near(n int64) bool {
+	return f.spare()-max(0, f.lacks(n))-n < freeSlack || time.Since(f.asked) >= time.Second
+}
+
+// reserve takes n octets, of the database or of the disk, when there is room for them, asking the disk when that is not sure.
+// The caller gives them back with release.
 func (f *freeSpace) reserve(n int64, database bool) (bool, error) {
 	f.mu.Lock()
-	near := f.min > 0 && f.known.octets+min(f.own, 0)-n < f.min+freeSlack || time.Since(f.asked) >= time.Second
+	near := f.near(n)
 	f.mu.Unlock()
 	if near {
 		f.refresh(diskPatience)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.known.err != nil {
+	switch {
+	case f.known.err != nil:
 		return false, f.known.err
+	case !f.roomFor(n, database):
+		return false, nil
+	case !database:
+		f.taken += n
+		return true, nil
 	}
-	if !f.roomFor(n, database) {
+	more := f.lacks(n)
+	f.within += n
+	if more > 0 && n > 0 && !f.grow(min(more+extendStep, max(more, f.spare()))) {
+		f.within -= n
 		return false, nil
 	}
-	f.known.octets -= n
 	return true, nil
+}
+
+// grow gives the database n octets of the disk: once a message has its 250, nobody else may have taken the room for its
+// outcome. f.mu is held, but not while the disk works.
+func (f *freeSpace) grow(n int64) bool {
+	if f.extend == nil {
+		return true
+	}
+	f.mu.Unlock()
+	err := f.extend(n)
+	f.mu.Lock()
+	if err == nil {
+		f.own, f.known.octets = f.own+n, f.known.octets-n
+	}
+	return err == nil
+}
+
+// release gives back n octets that were reserved, of which some were written.
+func (f *freeSpace) release(n, written int64, database bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if database {
+		f.within, f.own = f.within-n, f.own-written
+		return
+	}
+	f.taken, f.known.octets = f.taken-n, f.known.octets-written
+}
+
+// keep sees to it that the database has the room that it owes the outcomes of what is queued, when the disk has it by now.
+func (f *freeSpace) keep() {
+	f.refresh(statPatience)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if more := min(f.lacks(0), f.known.octets); f.known.err == nil && more > 0 {
+		f.grow(more)
+	}
 }
 
 // refuseLarge notes that a large message of n octets so far was refused.

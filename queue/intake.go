@@ -160,7 +160,7 @@ func (q *Queue) watchIntake() {
 			return
 		case <-time.After(pause):
 		}
-		q.free.refresh(statPatience)
+		q.free.keep()
 		now := time.Now()
 		q.intakeLog.note(q, now, q.obstacles()...)
 		pause = calm

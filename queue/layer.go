@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/binary"
 	"fmt"
@@ -196,33 +197,30 @@ func drop[K comparable](m map[K]pending, key K) {
 	m[key] = pending{below: true}
 }
 
-// write applies the layer to the database, in the order of the keys.
+// write applies the layer to the database.
 func (l *layer) write(b buckets) error {
-	key := func(id ID) []byte { return idKey(id) }
-	if err := writeBucket(b.envelopes, l.envelopes, cmp.Compare[ID], key); err != nil {
-		return err
-	}
-	if err := writeBucket(b.bodies, l.bodies, cmp.Compare[ID], key); err != nil {
-		return err
-	}
-	if err := writeBucket(b.history, l.history, cmp.Compare[ID], key); err != nil {
-		return err
-	}
-	return writeBucket(b.due, l.due, func(a, b dueKey) int { return slices.Compare(a[:], b[:]) }, func(k dueKey) []byte { return k[:] })
-}
-
-func writeBucket[K comparable](b *bolt.Bucket, m map[K]pending, order func(a, b K) int, key func(K) []byte) error {
-	for _, k := range slices.SortedFunc(maps.Keys(m), order) {
-		p := m[k]
-		var err error
-		if p.value == nil {
-			err = b.Delete(key(k))
-		} else {
-			err = b.Put(key(k), p.value)
-		}
-		if err != nil {
+	for _, w := range l.writes() {
+		if err := w.apply(w.to(b)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// writes returns what the layer writes, bucket by bucket in the order of the keys.
+func (l *layer) writes() []write {
+	key := func(id ID) []byte { return idKey(id) }
+	all := make([]write, 0, len(l.envelopes)+len(l.bodies)+len(l.history)+len(l.due))
+	all = writesTo(all, func(b buckets) *bolt.Bucket { return b.envelopes }, l.envelopes, cmp.Compare[ID], key)
+	all = writesTo(all, func(b buckets) *bolt.Bucket { return b.bodies }, l.bodies, cmp.Compare[ID], key)
+	all = writesTo(all, func(b buckets) *bolt.Bucket { return b.history }, l.history, cmp.Compare[ID], key)
+	return writesTo(all, func(b buckets) *bolt.Bucket { return b.due }, l.due,
+		func(a, b dueKey) int { return slices.Compare(a[:], b[:]) }, func(k dueKey) []byte { return bytes.Clone(k[:]) })
+}
+
+func writesTo[K comparable](all []write, to func(buckets) *bolt.Bucket, m map[K]pending, order func(a, b K) int, key func(K) []byte) []write {
+	for _, k := range slices.SortedFunc(maps.Keys(m), order) {
+		all = append(all, write{to: to, key: key(k), value: m[k].value})
+	}
+	return all
 }

@@ -83,7 +83,11 @@ func (s *store) update(f func(*bolt.Tx) error) (err error) {
 			err = fault
 		}
 	}()
-	return s.db.Update(f)
+	if err := s.db.Update(f); err != nil {
+		return err
+	}
+	s.measure()
+	return nil
 }
 
 // legible returns an error when the two meta pages cannot be read. A transaction begins with them, under locks that a fault

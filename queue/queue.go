@@ -44,6 +44,7 @@ type Queue struct {
 	policy    atomic.Pointer[Policy]
 
 	total       atomic.Int64 // messages in the queue
+	owed        atomic.Int64 // octets that their outcomes may need
 	pending     atomic.Int64 // messages that are arriving
 	bytes       atomic.Int64 // of content in the queue
 	records     atomic.Int64 // octets of its records
@@ -105,12 +106,14 @@ func Open(o Options) (*Queue, error) {
 		patience, q.lookPause = 0, time.Hour
 	}
 	q.committer = newCommitter(o.Dir, st, o.Log, patience, &q.watch)
-	q.free.spare = q.committer.spare
+	q.free.has, q.free.extend, q.free.owed = q.committer.inside, q.committer.extend, &q.owed
 	q.scheduler = newScheduler(q)
 	q.Configure(o.Transport, o.Hostname, o.Policy)
 	if err := q.restore(st); err != nil {
 		return nil, errors.Join(err, st.close(), unlockQueue(lock))
 	}
+	st.reclaim()
+	q.free.keep()
 	go q.committer.run()
 	return q, nil
 }
@@ -132,6 +135,7 @@ func (q *Queue) restore(st *store) (err error) {
 		q.bytes.Add(sl.Size)
 		q.records.Add(sl.record())
 		q.shares.count(sl.Client, 1, sl.octets())
+		q.owed.Add(sl.outcomeRoom())
 	})
 	if err != nil {
 		return fmt.Errorf("cannot read the queue in %s: %w", q.dir, err)

@@ -69,7 +69,7 @@ func Recover(dir string) (done Recovered, err error) {
 	defer os.RemoveAll(tmp)
 	st, err := openStore(tmp)
 	if err != nil {
-		return Recovered{}, err
+		return Recovered{}, sayRoom(err, dir, roomToRecover(f))
 	}
 	s := &salvage{dir: dir, st: st, spool: spool{filepath.Join(dir, "spool")}, routes: make(map[ID]string)}
 	var orphans []ID
@@ -77,13 +77,24 @@ func Recover(dir string) (done Recovered, err error) {
 		orphans, err = s.run(f)
 	}
 	if err = errors.Join(err, st.close()); err != nil {
-		return s.Recovered, fmt.Errorf("the queue cannot be recovered: %w; nothing was changed", err)
+		return s.Recovered, sayRoom(fmt.Errorf("the queue cannot be recovered: %w; nothing was changed", err), dir, roomToRecover(f))
 	}
 	s.Orphans = len(orphans)
 	if err := s.exchange(tmp, orphans); err != nil {
 		return s.Recovered, err
 	}
 	return s.Recovered, nil
+}
+
+// roomToRecover returns how many octets the new queue may need: as many as the damaged database, and two journals.
+func roomToRecover(f *os.File) int64 {
+	need := int64(2 * journalReserve)
+	if f != nil {
+		if info, err := f.Stat(); err == nil {
+			need += min(info.Size(), max(allocated(f), compactStep))
+		}
+	}
+	return need
 }
 
 // refuseNewer returns an error when the folder says that it is in a format that is not known here.

@@ -29,6 +29,7 @@ type scheduler struct {
 	waits       func(ID, *lane)                // a message waits for a route that is closed
 	slows       func(l *lane, until time.Time) // the pace of its route holds a lane
 	total       *atomic.Int64                  // messages, for admission
+	owed        *atomic.Int64                  // octets that their outcomes may need
 	bytes       *atomic.Int64                  // of their content
 	records     *atomic.Int64                  // octets of their records
 	shares      *shares
@@ -59,7 +60,7 @@ func newScheduler(q *Queue) *scheduler {
 		uncache:     q.cache.drop,
 		waits:       q.logWaiting,
 		slows:       q.logPaced,
-		total:       &q.total, bytes: &q.bytes, records: &q.records, shares: &q.shares,
+		total:       &q.total, owed: &q.owed, bytes: &q.bytes, records: &q.records, shares: &q.shares,
 		items: make(map[ID]*item), lanes: make(map[string]*lane), undeliverable: make(map[ID]bool),
 	}
 }
@@ -233,6 +234,7 @@ func (s *scheduler) add(sl slot, c *cached) {
 	s.bytes.Add(sl.Size)
 	s.records.Add(sl.record())
 	s.shares.count(sl.Client, 1, sl.octets())
+	s.owed.Add(sl.outcomeRoom())
 	s.post(func() { s.insert(&item{slot: sl, cached: c, fresh: true}) })
 }
 
@@ -313,6 +315,7 @@ func (s *scheduler) finishWait(it *item, sl slot) {
 func (s *scheduler) refile(it *item, sl slot) {
 	s.records.Add(sl.record() - it.slot.record())
 	s.shares.count(it.slot.Client, 0, sl.octets()-it.slot.octets())
+	s.owed.Add(sl.outcomeRoom() - it.slot.outcomeRoom())
 	it.slot = sl
 }
 
@@ -341,6 +344,7 @@ func (s *scheduler) finishGone(it *item) {
 	s.bytes.Add(-it.slot.Size)
 	s.records.Add(-it.slot.record())
 	s.shares.count(it.slot.Client, -1, -it.slot.octets())
+	s.owed.Add(-it.slot.outcomeRoom())
 }
 
 // stand is where an item belongs that an attempt has not settled.

@@ -24,14 +24,18 @@ import (
 // the database, in the background and in one transaction, when it has grown or aged; a start writes what a crash has
 // left in the journal. Whoever reads looks through the layers first, so that nobody else knows of all this.
 type store struct {
-	db       *bolt.DB
-	file     *os.File    // of the database, as bbolt has it
-	faulted  atomic.Bool // memory that is the database's file could not be read amid a transaction that wrote
-	journal  *journal    // nil for one that is only read
-	pageSize int64       // of the database, in octets
-	damage               // of the journal, as the start found it
-	created  bool        // there was no database
-	behind   error       // why the start could not write the journal to the database: there was no room
+	db        *bolt.DB
+	file      *os.File    // of the database, as bbolt has it
+	faulted   atomic.Bool // memory that is the database's file could not be read amid a transaction that wrote
+	journal   *journal    // nil for one that is only read
+	pageSize  int64       // of the database, in octets
+	dir       string
+	extending sync.Mutex
+	end       atomic.Int64 // of the database's last page
+	secured   atomic.Int64 // octets of the file that have their place on the disk, as far as was asked for
+	damage                 // of the journal, as the start found it
+	created   bool         // there was no database
+	behind    error        // why the start could not write the journal to the database: there was no room
 
 	commits sync.Mutex // held by a commit, and to rotate
 	timer   *time.Timer
@@ -152,7 +156,7 @@ func openStore(dir string) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &store{db: db, file: file, pageSize: int64(db.Info().PageSize), created: created}
+	s := &store{db: db, file: file, dir: dir, pageSize: int64(db.Info().PageSize), created: created}
 	if err = migrate(dir, format); err == nil {
 		err = s.recover(dir)
 	}
@@ -256,7 +260,7 @@ func openStoreReadOnly(dir string) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &store{db: db, file: file, pageSize: int64(db.Info().PageSize)}
+	s := &store{db: db, file: file, dir: dir, pageSize: int64(db.Info().PageSize)}
 	err = s.view(func(tx *bolt.Tx) error {
 		if tx.Bucket(bucketQuarantine()) == nil { // the last one that a first start makes
 			return fmt.Errorf("%s was never finished; start relayd once", path)

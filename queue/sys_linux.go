@@ -3,6 +3,7 @@ package queue
 import (
 	"math"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,6 +37,15 @@ func releaseMapping(at, size uintptr) error {
 		return os.NewSyscallError("madvise", errno)
 	}
 	return nil
+}
+
+// allocated returns how many octets of the disk a file has.
+func allocated(f *os.File) int64 {
+	info, err := f.Stat()
+	if err != nil {
+		return 0
+	}
+	return info.Sys().(*syscall.Stat_t).Blocks * 512
 }
 
 // preallocate gives a file room for its first size octets without changing its length.

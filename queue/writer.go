@@ -81,7 +81,7 @@ const spoolStep = 1 << 20
 
 // reserve makes sure that large messages that arrive do not eat up what is kept free for the outcomes of others.
 func (w *Writer) reserve(n int) error {
-	for w.reserved -= int64(n); w.reserved < 0; w.reserved += spoolStep {
+	for int64(n) > w.reserved {
 		if ok, err := w.q.free.reserve(spoolStep, false); err != nil {
 			return err
 		} else if !ok {
@@ -91,8 +91,17 @@ func (w *Writer) reserve(n int) error {
 			}
 			return errDiskFull // there is room again by now, but this message has none
 		}
+		w.reserved += spoolStep
 	}
+	w.reserved -= int64(n)
+	w.q.free.release(int64(n), int64(n), false)
 	return nil
+}
+
+// unreserve gives back what a large message has not used.
+func (w *Writer) unreserve() {
+	w.q.free.release(w.reserved, 0, false)
+	w.reserved = 0
 }
 
 // spill moves the message to a spool file.
@@ -123,7 +132,7 @@ func (w *Writer) spooled(err error) error {
 }
 
 // inlineRoom is the room on disk that a message must find before it begins: what the largest takes that is stored inline.
-const inlineRoom = 3 * (inlineLimit + roomBlock)
+const inlineRoom = 3*(inlineLimit+roomBlock) + outcomeRoom + recipientOutcome
 
 // room returns how many octets on disk a new message takes beside its file in the spool, about: blocks of the journal, and
 // twice the pages of the database, for the record and for what is stored beside it.
@@ -144,11 +153,15 @@ func (w *Writer) Commit(context.Context) error {
 	if err := ch.encode(); err != nil {
 		return w.fail(err)
 	}
-	if ok, err := w.q.free.reserve(ch.room(), true); err != nil {
+	stored := ch.room()
+	need := stored + ch.newSlot.outcomeRoom()
+	if ok, err := w.q.free.reserve(need, true); err != nil {
 		return w.fail(err)
 	} else if !ok {
 		return w.fail(errDiskFull)
 	}
+	defer w.q.free.release(need, stored, true)
+	defer w.unreserve()
 	w.done = true
 	if w.file != nil {
 		end := w.q.watch.begin("syncing a large message")
@@ -187,6 +200,7 @@ func (w *Writer) Abort() error {
 		return nil
 	}
 	w.done = true
+	w.unreserve()
 	var err error
 	if w.file != nil {
 		err = w.file.Close()

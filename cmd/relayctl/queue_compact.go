@@ -16,7 +16,7 @@ func (a *app) queueCompactCommand() *cobra.Command {
 		Long: `Writes the queue's database anew without the room that it has free. It keeps the size
 that it once needed, and uses that again by itself, so that this is only of use after a
 backlog that is not expected again. The disk must have room for the new file beside the
-old one. When it fails or is interrupted nothing is changed.
+old one; what relayd has reserved for itself counts. When it fails or is interrupted nothing is changed.
 
 relayd must not be running.`,
 		Example: `  systemctl stop relayd && relayctl queue compact; systemctl start relayd`,

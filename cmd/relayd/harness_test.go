@@ -113,7 +113,7 @@ address = "127.0.0.1:0"
 [queue]
 retry_min = "100ms"
 retry_max = "500ms"
-min_free = "1MB"
+min_free = "4MB"
 %s`, smarthosts), 0o600)
 }
 

@@ -11,6 +11,10 @@ import (
 // maxSocketPath is what fits into sun_path of a unix socket on Linux, with the NUL behind it (unix(7)).
 const maxSocketPath = 107
 
+// leastFree is the least min_free, in octets, that says anything: about as much is kept for the outcomes of what is queued
+// and for the small files of data_dir, whatever min_free is.
+const leastFree = 4_000_000
+
 // controlSocket returns the path of the operator's socket, by default in the queue's folder.
 func (t *table) controlSocket(dataDir string) string {
 	const key = "control_socket"
@@ -66,7 +70,11 @@ func readQueue(t *table, listeners []Listener) Queue {
 		t.badPair("retry_max", "max_age", shortDuration(q.RetryMax), shortDuration(q.MaxAge))
 	}
 	q.MaxMessages = t.number("max_messages", 1, maxCount)
-	q.MinFree, _ = t.size("min_free", 0)
+	var okFree bool
+	if q.MinFree, okFree = t.size("min_free", 0); okFree && q.MinFree > 0 && q.MinFree < leastFree {
+		t.bad("min_free", fmt.Sprintf("%s is less than relayd keeps for itself in any case", shortSize(q.MinFree)),
+			fmt.Sprintf("write at least %q, or \"0\" for that alone", shortSize(leastFree)))
+	}
 	var ok bool
 	if q.MaxBytes, ok = t.size("max_bytes", 0); !ok || q.MaxBytes == 0 {
 		return q

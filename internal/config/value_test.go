@@ -73,6 +73,7 @@ func TestQueue_TimesAndLimitsAgree(t *testing.T) {
 		`max_messages = 0`:                   `:2: queue.max_messages: 0 is out of range; write a number from 1 to`,
 		`max_messages = "5"`:                 `:2: queue.max_messages: is a string, but must be a whole number; write max_messages = 1000000, without quotes`,
 		`max_messages = 1.0`:                 `:2: queue.max_messages: is a number with a fraction, but must be a whole number`,
+		`min_free = "3MB"`:                   `:2: queue.min_free: 3MB is less than relayd keeps for itself in any case; write at least "4MB", or "0"`,
 		`min_free = 1979-05-27`:              `:2: queue.min_free: is a date or time, but must be a size in quotes`,
 		`max_age = ""`:                       `:2: queue.max_age: "" is not a duration`,
 	} {
