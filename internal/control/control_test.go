@@ -259,13 +259,31 @@ func TestServer_QuarantinedMessageIsAConflict(t *testing.T) {
 	}
 }
 
+// firstPageOnly is a queue whose store fails behind the first page of its list.
+type firstPageOnly struct{ *fakeQueue }
+
+func (q firstPageOnly) List(after string, limit int) ([]queue.Entry, string, error) {
+	if after == "" {
+		return messages("3F8K2M0Q7XA1B"), "3F8K2M0Q7XA1B", nil
+	}
+	return nil, "", errors.New("the store has failed: input/output error")
+}
+
 func TestClient_AnErrorInTheMiddleEndsTheWalk(t *testing.T) {
-	q := &fakeQueue{entries: messages("a"), err: errors.New("the store has failed: input/output error")}
-	c, _ := start(t, control.Options{Queue: q})
-	for _, err := range c.All(t.Context()) {
-		if err == nil || !strings.Contains(err.Error(), "input/output error") {
+	c, _ := start(t, control.Options{Queue: firstPageOnly{&fakeQueue{}}})
+	var got []string
+	for e, err := range c.All(t.Context()) {
+		switch {
+		case err == nil:
+			got = append(got, e.ID)
+		case strings.Contains(err.Error(), "input/output error"):
+			got = append(got, "failed")
+		default:
 			t.Errorf("error = %v; want the store's words", err)
 		}
+	}
+	if want := []string{"3F8K2M0Q7XA1B", "failed"}; !slices.Equal(got, want) {
+		t.Errorf("the walk had %q, want %q", got, want)
 	}
 }
 

@@ -181,7 +181,6 @@ func TestDay_AContendedTurnHasHalfOfWhatIsLeft(t *testing.T) {
 	})
 }
 
-// However the relay ends and for how long, no 24 hours see more than the cap; and an end loses no more than a block.
 // A turn that hangs for more than a day counts for as long as it does; meanwhile nobody is told to come at once, in vain.
 func TestDay_ATurnThatHangsIsCountedAndNotAskedForWithoutEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -212,6 +211,24 @@ func TestDay_ATurnThatHangsIsCountedAndNotAskedForWithoutEnd(t *testing.T) {
 	})
 }
 
+// A message that was admitted and has not begun has its place in the day: nobody else is admitted to it.
+func TestDay_AdmittedMessagesHaveTheirPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := memory(t, Limits{Recipients: 2})
+		for i, want := range []bool{true, true, false} {
+			at, ok := a.Admit()
+			if ok != want || !ok && time.Until(at) < time.Second {
+				t.Fatalf("message %d of a day for 2 is admitted: %v, next in %v", i+1, ok, time.Until(at))
+			}
+		}
+		a.Forgo()
+		if _, ok := a.Admit(); !ok {
+			t.Error("the place that was given back is not given out again")
+		}
+	})
+}
+
+// However the relay ends and for how long, no 24 hours see more than the cap; and an end loses no more than a block.
 func TestDay_SurvivesStopsAndCrashes(t *testing.T) {
 	for _, closed := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -385,6 +402,27 @@ func TestBook_AFailingDiskStopsNoMail(t *testing.T) {
 	if got := send(b.Configure([]Spec{{isp, Limits{Recipients: 3}}})[0], 1, 9); got != 3 {
 		t.Errorf("%d were sent, want 3", got)
 	}
+}
+
+// What could not be counted on disk is counted there with the next message, once the disk works again.
+func TestBook_CountsOnDiskAgainWhenTheDiskIsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(t)
+		folder := filepath.Dir(m.path)
+		if err := os.Remove(folder); err != nil {
+			t.Fatal(err)
+		}
+		_, a := m.open(t, Limits{Recipients: 10_000}) // a block is 100
+		send(a, 1, 20)
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		send(a, 1, 1)
+		_, a = m.open(t, Limits{Recipients: 10_000})
+		if used := a.Status().UsedToday; used < 21 {
+			t.Errorf("21 were sent, %d count after a crash", used)
+		}
+	})
 }
 
 func TestConfigure_SharesAnAccountAndTheStricterLimits(t *testing.T) {

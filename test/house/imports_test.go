@@ -92,13 +92,20 @@ func TestLibrariesStayBehindTheirSeam(t *testing.T) {
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
+	seen := make(map[string]bool)
 	for line := range strings.Lines(string(out)) {
 		words := strings.Fields(line)
 		for _, imported := range words[1:] {
 			rooms, known := seams[imported]
+			seen[imported] = true
 			if known && !slices.Contains(rooms, strings.TrimPrefix(words[0], "relayd/")) {
 				t.Errorf("%s imports %s, which only %s may", words[0], imported, strings.Join(rooms, " and "))
 			}
+		}
+	}
+	for library := range seams {
+		if !seen[library] {
+			t.Errorf("nothing imports %s: mend its name here, or remove it", library)
 		}
 	}
 }
