@@ -185,6 +185,18 @@ func (w *town) attack(addr string, f func(c net.Conn, say func(string) bool)) {
 	})
 }
 
+// mustBeFull fails the test unless sessions hold all places of the listener, so that a newcomer finds none.
+func (w *town) mustBeFull(places int) {
+	w.t.Helper()
+	synctest.Wait()
+	k := w.h.sockets[0]
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.total != places {
+		w.t.Errorf("%d of %d places are held before anybody else comes", k.total, places)
+	}
+}
+
 // deliver has a client hand in one message, and reports whether it was taken.
 func (w *town) deliver(addr string) bool {
 	conn := w.connect(addr)
@@ -243,6 +255,7 @@ func TestCrawl_TenClientsDoNotCloseAListener(t *testing.T) {
 					w.attack(fmt.Sprintf("10.0.0.%d", 1+i%10), crawl)
 				}
 				time.Sleep(30 * time.Second)
+				w.mustBeFull(500)
 				refused := 0
 				for range 20 {
 					if !w.deliver("10.0.0.100") {
@@ -268,6 +281,7 @@ func TestCrawl_OneNetworkOfManyClientsDoesNotCloseAListener(t *testing.T) {
 				w.attack(fmt.Sprintf(form, 1+i), crawls()["a body"])
 			}
 			time.Sleep(30 * time.Second)
+			w.mustBeFull(100)
 			waits := newClient(t, w.connect("10.2.0.1")) // of another network, whose only session waits
 			waits.wait = time.Hour
 			waits.hello()
