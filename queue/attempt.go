@@ -230,6 +230,7 @@ func (q *Queue) settle(it *item, sl slot, r *record, indexes []int, a envelope.A
 			return
 		}
 		q.traffic.settled(l.name, &v)
+		q.grow(len(main.historyValue))
 		q.logVerdict(&v, doubtful)
 		q.logUnreported(&v)
 		if !waits && r.Spooled {

@@ -258,5 +258,19 @@ func (f *freeSpace) state() (r room, small, large bool, refused, unspooled error
 	return f.known, f.roomFor(inlineRoom, true), f.roomFor(max(spoolStep, f.large), false), f.refused, f.unspooled
 }
 
+// short reports whether less than n octets are free for new mail, as far as is known, or a write has found none.
+func (f *freeSpace) short(n int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.asked.IsZero() && (!f.roomFor(inlineRoom+n, true) || f.refused != nil)
+}
+
+// enough reports whether there would be room for new mail with n octets more.
+func (f *freeSpace) enough(n int64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.roomFor(inlineRoom-n, true)
+}
+
 // where says in words which disk is meant.
 func (f *freeSpace) where() string { return "the disk of " + filepath.Clean(f.dir) }

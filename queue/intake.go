@@ -49,6 +49,9 @@ func (q *Queue) obstacles() []obstacle {
 
 // diskObstacles returns those reasons for which the disk is to blame, as it answered last.
 func (q *Queue) diskObstacles() []obstacle {
+	if q.free.short(pruneRoom) {
+		q.wakePrune() // history gives way before mail is refused
+	}
 	var out []obstacle
 	add := func(large bool, name string, err error, words string, args ...any) {
 		out = append(out, obstacle{name: name, words: fmt.Sprintf(words, args...), err: err, large: large})

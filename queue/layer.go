@@ -198,14 +198,7 @@ func drop[K comparable](m map[K]pending, key K) {
 }
 
 // write applies the layer to the database.
-func (l *layer) write(b buckets) error {
-	for _, w := range l.writes() {
-		if err := w.apply(w.to(b)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
+func (l *layer) write(b buckets) error { return b.write(l.writes()) }
 
 // writes returns what the layer writes, bucket by bucket in the order of the keys.
 func (l *layer) writes() []write {

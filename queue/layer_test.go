@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -180,10 +181,23 @@ func (m *storeModel) setAside(rt *rapid.T) {
 
 func (m *storeModel) prune(rt *rapid.T) {
 	t := time.Unix(rapid.Int64Range(0, int64(m.last)).Draw(rt, "until"), 0)
-	if err := m.st.commit([]*change{{prune: t}}); err != nil {
+	p := &pruning{before: t, most: rapid.SampledFrom([]int64{math.MaxInt64, 2000, 0}).Draw(rt, "most")}
+	if err := m.st.commit([]*change{{prune: p}}); err != nil {
 		rt.Fatal(err)
 	}
-	maps.DeleteFunc(m.ref.history, func(_ ID, r *record) bool { return r.ReceivedAt.Before(t) })
+	var have int64
+	for _, r := range m.ref.history {
+		have += historyLine + int64(len(encoded(rt, r)))
+	}
+	for _, id := range slices.Sorted(maps.Keys(m.ref.history)) {
+		if r := m.ref.history[id]; have > p.most || r.ReceivedAt.Before(t) {
+			have -= historyLine + int64(len(encoded(rt, r)))
+			delete(m.ref.history, id)
+		}
+	}
+	if n, err := m.st.historyOctets(); n != have || err != nil {
+		rt.Errorf("history takes %d octets, and %d are counted, %v", have, n, err)
+	}
 }
 
 // check holds every way to read the store against the model.

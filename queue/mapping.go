@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"syscall"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -40,6 +41,9 @@ func openBolt(path string, opts *bolt.Options) (db *bolt.DB, file *os.File, err 
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
 		return nil, nil, fmt.Errorf("%w: %s is locked; stop that one, or set another data_dir", ErrLocked, path)
+	case errors.Is(err, syscall.ENOMEM):
+		return nil, nil, fmt.Errorf("cannot open %s: %w; relayd needs address space of 2 GB and the size of this file: raise the limit (ulimit -v)",
+			path, err)
 	case err != nil:
 		return nil, nil, fmt.Errorf("cannot open %s: %w", path, err)
 	}

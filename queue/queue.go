@@ -53,10 +53,14 @@ type Queue struct {
 	setAside    chan struct{} // see noteAside
 	lost        lostFiles
 	lookPause   time.Duration
-	exports     atomic.Uint64 // messages that were exported
-	traffic     traffic
-	unrecorded  atomic.Int64 // outcomes that wait to be committed
-	closing     atomic.Bool
+	pruneNow    chan struct{} // see prune
+	pruneDue    atomic.Bool   // history is to be looked through
+	// historyGrowth is how many octets of history have come since their size was looked at.
+	historyGrowth atomic.Int64
+	exports       atomic.Uint64 // messages that were exported
+	traffic       traffic
+	unrecorded    atomic.Int64 // outcomes that wait to be committed
+	closing       atomic.Bool
 
 	ctx      context.Context // of the attempts
 	cancel   context.CancelFunc
@@ -97,7 +101,7 @@ func Open(o Options) (*Queue, error) {
 		return nil, errors.Join(err, unlockQueue(lock))
 	}
 	q := &Queue{dir: o.Dir, lock: lock, spool: spool, log: o.Log, ages: ages{began: time.Now()},
-		setAside: make(chan struct{}, 1), free: freeSpace{dir: o.Dir, spool: spool.dir}}
+		setAside: make(chan struct{}, 1), pruneNow: make(chan struct{}, 1), free: freeSpace{dir: o.Dir, spool: spool.dir}}
 	q.free.watch = &q.watch
 	q.ctx, q.cancel = context.WithCancel(context.Background())
 	patience := outcomePatience
@@ -189,6 +193,8 @@ func (q *Queue) Configure(t Transport, hostname string, p Policy) {
 	q.config.Store(&config{t, hostname})
 	q.policy.Store(&p)
 	q.free.setMin(p.MinFree)
+	q.pruneDue.Store(true)
+	q.wakePrune()
 	if q.started {
 		q.Retry()
 	}
@@ -323,27 +329,6 @@ func (q *Queue) restoreSlots(records []*record) {
 		}
 		q.log.Error("a message was missing in the due index; it is back", "queue_id", r.ID.String())
 		q.scheduler.add(sl, nil)
-	}
-}
-
-// prune removes old lines of history, a few at a time, and undeliverable reports of which there are too many.
-func (q *Queue) prune() {
-	for pause := time.Minute; ; {
-		select {
-		case <-q.ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-		q.forgetUndeliverable()
-		ch := &change{prune: q.now().Add(-q.policy.Load().History)}
-		err := q.committer.await(&request{changes: []*change{ch}, keep: true, optional: true})
-		if err != nil && !errors.Is(err, errNoRoom) {
-			return
-		}
-		pause = time.Hour
-		if ch.pruned == pruneLimit {
-			pause = time.Second
-		}
 	}
 }
 

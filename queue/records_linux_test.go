@@ -224,3 +224,33 @@ func TestQueue_WhatHostsSayTakesLittleRoom(t *testing.T) {
 		}
 	})
 }
+
+// A start takes little memory however many recipients wait.
+func TestQueue_StartTakesLittleMemoryForManyRecipients(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it makes 500 messages to 1,000 recipients each")
+	}
+	dir := filepath.Join(t.TempDir(), "q")
+	deferMany(t, dir, &talker{messages: 500, attempts: 1})
+	n, recipients, memory := look(t, dir)
+	t.Logf("%d MB of memory for a start, a list and the audit", memory>>20)
+	if n != 500 || recipients != 500_000 || memory > 150<<20 {
+		t.Errorf("%d messages to %d recipients, %d octets of memory", n, recipients, memory)
+	}
+}
+
+// The queue opens in 2 GB of address space, and says what it needs when there is less.
+func TestQueue_OpensWithinLittleAddressSpace(t *testing.T) {
+	open := func(limit string) (string, error) {
+		cmd := exec.Command("sh", "-c", "ulimit -v "+limit+`; exec "$0" -test.run='^TestLook$' -test.v`, os.Args[0])
+		cmd.Env = append(os.Environ(), lookEnv+"="+filepath.Join(t.TempDir(), "q"))
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := open("2000000"); err != nil && !strings.Contains(out, "ThreadSanitizer") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := open("1650000"); err != nil && strings.Contains(out, "cannot open") && !strings.Contains(out, "raise the limit") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}

@@ -206,6 +206,9 @@ func (s *salvage) flush() error {
 		return s.err
 	}
 	s.err = s.st.update(func(tx *bolt.Tx) error {
+		if err := tx.Bucket(bucketJournal()).Delete([]byte(historyKey)); err != nil { // it is counted anew
+			return err
+		}
 		for _, e := range entries {
 			if err := tx.Bucket(e.bucket).Put(e.key, e.value); err != nil {
 				return err

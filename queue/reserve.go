@@ -180,15 +180,7 @@ func (s *store) writeLayer(l *layer, state journalState) error {
 
 // writeStep makes some writes in one transaction, or in several where there is no room for one.
 func (s *store) writeStep(writes []write) error {
-	err := s.updateNoRoom(func(tx *bolt.Tx) error {
-		b := openBuckets(tx)
-		for _, w := range writes {
-			if err := w.apply(w.to(b)); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := s.updateNoRoom(func(tx *bolt.Tx) error { return openBuckets(tx).write(writes) })
 	n := len(writes)
 	if !errors.Is(err, errNoRoom) || n == 1 {
 		return err
@@ -202,6 +194,27 @@ func (s *store) writeStep(writes []write) error {
 		return err
 	}
 	return first
+}
+
+// write makes all writes, and counts those of history.
+func (b buckets) write(writes []write) error {
+	history, counted := int64(0), false
+	for _, w := range writes {
+		to := w.to(b)
+		if to == b.history {
+			if !counted {
+				history, counted = b.historyOctets(), true
+			}
+			history += lineOctets(w.value) - lineOctets(to.Get(w.key))
+		}
+		if err := w.apply(to); err != nil {
+			return err
+		}
+	}
+	if !counted {
+		return nil
+	}
+	return b.countHistory(history)
 }
 
 func (w write) apply(b *bolt.Bucket) error {

@@ -17,6 +17,7 @@ type Policy struct {
 	MaxBytes           int64         // of content and records; 0: no limit
 	MinFree            int64         // octets that stay free on the disk
 	History            time.Duration // how long a line stays of a message that is gone
+	HistoryMaxSize     int64         // octets that all those lines take; 0: no limit
 	DelayWarning       time.Duration // when the sender of a message that waits is told, once; 0: never
 	Postmaster         envelope.Path // who gets reports that cannot be delivered; null: nobody
 }

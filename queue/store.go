@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -80,9 +79,7 @@ type change struct {
 	quarantine   string
 	told         bool
 	unquarantine bool
-	// prune removes lines of history whose message was settled before it, at most pruneLimit; pruned says how many.
-	prune  time.Time
-	pruned int
+	prune        *pruning // removes lines of history
 
 	putValue, historyValue []byte // put and history as they are stored
 }
@@ -118,8 +115,9 @@ func bucketHistory() []byte    { return []byte("history") }
 func bucketQuarantine() []byte { return []byte("quarantine") }
 func bucketJournal() []byte    { return []byte("journal") }
 
-// initialMapping is the address space that the database gets at once: 1 GiB, and 256 MiB where a pointer has 32 bits.
-const initialMapping = 1 << (28 + 2*(^uint(0)>>63))
+// initialMapping is the address space that the database gets at once, in octets. More would cost no memory, but keep the
+// daemon from starting under a limit of address space.
+const initialMapping = 128 << 20
 
 func boltOptions() *bolt.Options {
 	return &bolt.Options{
@@ -129,7 +127,7 @@ func boltOptions() *bolt.Options {
 		// freelistSynced.
 		NoFreelistSync: false,
 		FreelistType:   bolt.FreelistMapType,
-		// A commit that must remap waits for open readers; address space is cheap.
+		// A commit that must remap waits for open readers.
 		InitialMmapSize: initialMapping,
 	}
 }
@@ -386,7 +384,7 @@ func (s *store) append(deltas []delta) error {
 
 // direct reports whether the change is one of the rare ones that depend on what the database holds. They are made there.
 func (c *change) direct() bool {
-	return c.quarantine != "" || c.told || c.unquarantine || !c.prune.IsZero()
+	return c.quarantine != "" || c.told || c.unquarantine || c.prune != nil
 }
 
 func (s *store) commitDirectly(changes []*change) error {
@@ -435,12 +433,12 @@ func (s *store) layers(f func(*layer) bool) bool {
 }
 
 type buckets struct {
-	envelopes, bodies, due, history, quarantine *bolt.Bucket
+	envelopes, bodies, due, history, quarantine, journal *bolt.Bucket
 }
 
 func openBuckets(tx *bolt.Tx) buckets {
 	b := buckets{tx.Bucket(bucketEnvelopes()), tx.Bucket(bucketBodies()), tx.Bucket(bucketDue()),
-		tx.Bucket(bucketHistory()), tx.Bucket(bucketQuarantine())}
+		tx.Bucket(bucketHistory()), tx.Bucket(bucketQuarantine()), tx.Bucket(bucketJournal())}
 	// Keys rise with time: pages are filled, not halved.
 	for _, rising := range []*bolt.Bucket{b.envelopes, b.bodies, b.history, b.due} {
 		rising.FillPercent = 0.9
@@ -450,10 +448,8 @@ func openBuckets(tx *bolt.Tx) buckets {
 
 // apply makes a change that is direct, or one that came with it in a commit.
 func (b buckets) apply(c *change) error {
-	if !c.prune.IsZero() {
-		var err error
-		c.pruned, err = b.pruneHistory(c.prune)
-		return err
+	if c.prune != nil {
+		return b.pruneHistory(c.prune)
 	}
 	l := newLayer(0)
 	l.apply(c.delta())
@@ -469,29 +465,4 @@ func (b buckets) apply(c *change) error {
 		return b.quarantine.Delete(idKey(c.id))
 	}
 	return nil
-}
-
-// pruneLimit is how many lines of history one commit removes.
-const pruneLimit = 500
-
-// pruneHistory removes lines of history whose message was received and settled before t, the oldest ids first, and
-// returns how many it removed.
-func (b buckets) pruneHistory(t time.Time) (int, error) {
-	var old [][]byte
-	c := b.history.Cursor()
-	for k, v := c.First(); k != nil && len(old) < pruneLimit; k, v = c.Next() {
-		r, err := decodeRecord(0, v)
-		if err == nil && !r.ReceivedAt.Before(t) {
-			break
-		}
-		if err != nil || len(r.Events) == 0 || r.Events[len(r.Events)-1].At.Before(t) {
-			old = append(old, bytes.Clone(k))
-		}
-	}
-	for _, k := range old {
-		if err := b.history.Delete(k); err != nil {
-			return 0, err
-		}
-	}
-	return len(old), nil
 }

@@ -125,9 +125,9 @@ func TestStore_HistoryIsPruned(t *testing.T) {
 	old := put(now.Add(-40*24*time.Hour), now.Add(-39*24*time.Hour))
 	late := put(now.Add(-34*24*time.Hour), now.Add(-29*24*time.Hour)) // waited five days: settled within the month
 	recent := put(now, now)
-	prune := &change{prune: now.Add(-30 * 24 * time.Hour)}
-	if err := st.commit([]*change{prune}); prune.pruned != 1 || err != nil {
-		t.Fatalf("pruned %d, %v", prune.pruned, err)
+	prune := &pruning{before: now.Add(-30 * 24 * time.Hour), most: math.MaxInt64}
+	if err := st.commit([]*change{{prune: prune}}); prune.done != 1 || err != nil {
+		t.Fatalf("pruned %d, %v", prune.done, err)
 	}
 	for id, want := range map[ID]error{old: ErrNotFound, late: nil, recent: nil} {
 		if _, err := st.history(id); !errors.Is(err, want) {

@@ -25,7 +25,7 @@ func testRecord(n int) *record {
 	return r
 }
 
-func encoded(t testing.TB, r *record) []byte {
+func encoded(t rapid.TB, r *record) []byte {
 	t.Helper()
 	v, err := encodeRecord(r)
 	if err != nil {
@@ -34,7 +34,7 @@ func encoded(t testing.TB, r *record) []byte {
 	return v
 }
 
-func decoded(t testing.TB, v []byte) *record {
+func decoded(t rapid.TB, v []byte) *record {
 	t.Helper()
 	r, err := decodeRecord(7, v)
 	if err != nil {

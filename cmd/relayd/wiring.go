@@ -33,7 +33,7 @@ func queuePolicy(c *config.Config) queue.Policy {
 	q := c.Queue
 	return queue.Policy{
 		RetryMin: q.RetryMin, RetryMax: q.RetryMax, MaxAge: q.MaxAge, DelayWarning: q.DelayWarning,
-		MaxMessages: q.MaxMessages, MaxBytes: q.MaxBytes, MinFree: q.MinFree, History: q.History,
+		MaxMessages: q.MaxMessages, MaxBytes: q.MaxBytes, MinFree: q.MinFree, History: q.History, HistoryMaxSize: q.HistoryMaxSize,
 		Postmaster: envelope.Path(c.Postmaster),
 	}
 }

@@ -55,6 +55,7 @@ type Queue struct {
 	MinFree                    int64         // bytes that intake leaves free on the disk
 	DelayWarning               time.Duration // when a sender is told that a message waits; 0: never
 	History                    time.Duration
+	HistoryMaxSize             int64 // bytes
 }
 
 // Smarthost is one [[smarthost]] table: a route, and the hosts that serve it.

@@ -37,7 +37,7 @@ func TestLoad_FourLinesAreEnough(t *testing.T) {
 		}},
 		Queue: Queue{
 			RetryMin: time.Minute, RetryMax: time.Hour, MaxAge: 5 * 24 * time.Hour, MaxMessages: 1_000_000,
-			MinFree: 100_000_000, DelayWarning: 4 * time.Hour, History: 30 * 24 * time.Hour,
+			MinFree: 100_000_000, DelayWarning: 4 * time.Hour, History: 30 * 24 * time.Hour, HistoryMaxSize: 256_000_000,
 		},
 		Smarthosts: []Smarthost{host},
 	}
@@ -72,6 +72,7 @@ max_messages = 5
 max_bytes = "1GiB"
 min_free = 0
 history = "2w"
+history_max_size = "8MiB"
 [[listener]]
 address = "[::1]:25"
 tls = "implicit"
@@ -117,7 +118,7 @@ hosts = ["exchange.lan:25"]
 		cfg.Listeners[0].MaxRecipients, cfg.Listeners[1].Address)
 	want := "relay.example.com true /run/relayd.sock " +
 		"[127.0.0.0/8 ::1/128 10.1.2.3/32 fd00::/8 10.2.0.0/16] admin@example.com " +
-		"{WARN json} {1m30s 1h30m0s 168h0m0s 5 1073741824 0 3h0m0s 336h0m0s} " +
+		"{WARN json} {1m30s 1h30m0s 168h0m0s 5 1073741824 0 3h0m0s 336h0m0s 8388608} " +
 		"[::1]:25 implicit true 20 20 1048576 7 127.0.0.1:0\n"
 	if got != want {
 		t.Errorf("got  %swant %s", got, want)

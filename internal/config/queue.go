@@ -63,6 +63,7 @@ func readQueue(t *table, listeners []Listener) Queue {
 	q.MaxAge, okAge = t.duration("max_age", shortestPause, longest)
 	q.DelayWarning, _ = t.duration("delay_warning", 0, longest)
 	q.History, _ = t.duration("history", time.Hour, longest)
+	q.HistoryMaxSize, _ = t.size("history_max_size", 1_000_000)
 	if okMin && okMax && q.RetryMin > q.RetryMax {
 		t.badPair("retry_min", "retry_max", shortDuration(q.RetryMin), shortDuration(q.RetryMax))
 	}

@@ -74,6 +74,7 @@ var schema = map[string][]spec{
 		{name: "max_bytes", kind: kindSize, fallback: "0"},
 		{name: "min_free", kind: kindSize, fallback: "100MB"},
 		{name: "history", kind: kindDuration, fallback: "30d"},
+		{name: "history_max_size", kind: kindSize, fallback: "256MB"},
 	},
 	"smarthost": {
 		{name: "name", kind: kindText, example: `"isp"`},
