@@ -284,13 +284,23 @@ func (j *journal) rotate() error {
 
 // shrink cuts the file of the present generation to what it may keep. Nothing in it is needed any more.
 func (j *journal) shrink() error {
+	keep := j.keep()
 	f := j.files[j.gen&1]
 	info, err := f.Stat()
-	if err != nil || info.Size() <= journalKeep {
+	if err != nil || info.Size() <= keep {
 		return err
 	}
-	j.room[j.gen&1] = min(j.room[j.gen&1], journalKeep)
-	return f.Truncate(journalKeep)
+	j.room[j.gen&1] = min(j.room[j.gen&1], keep)
+	return f.Truncate(keep)
+}
+
+// keep returns how large a file may stay: less on a disk that is nearly full.
+func (j *journal) keep() int64 {
+	free, _, err := diskFree(j.dir)
+	if err != nil {
+		return journalKeep
+	}
+	return min(journalKeep, max(journalReserve, free/4))
 }
 
 func (j *journal) close() error {

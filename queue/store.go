@@ -357,7 +357,11 @@ func (s *store) commit(changes []*change) error {
 		}
 		deltas = append(deltas, c.delta())
 	}
-	if err := s.append(deltas); errors.Is(err, errNoRoom) {
+	err := s.append(deltas)
+	if errors.Is(err, errNoRoom) && s.flush() == nil {
+		err = s.append(deltas) // at the start of a journal's file, whose room is there
+	}
+	if errors.Is(err, errNoRoom) {
 		return err
 	} else if err != nil {
 		return s.fail(err)
