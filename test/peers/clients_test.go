@@ -3,7 +3,9 @@
 package peers
 
 import (
+	"bytes"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -72,4 +74,44 @@ func TestMsmtp_HandsOverEveryShapeUnchanged(t *testing.T) {
 		})
 	}
 	c.waitUntilEmpty(t)
+}
+
+// esmtp is libesmtp, which hangs after STARTTLS when the server sends a TLS 1.3 session ticket before it has spoken. It
+// writes the header anew, so the body alone is compared.
+func TestEsmtp_HandsOverABody(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, withSTARTTLS(t))
+	client := c.room.housed(t, "", "esmtp") // where the relay has its name
+	for starttls, protocol := range map[string]string{"disabled": "ESMTP", "required": "ESMTPS"} {
+		t.Run(starttls, func(t *testing.T) {
+			rc := c.room.write(t, "esmtprc-"+starttls, "hostname = "+relayName+":"+c.relay.port+"\nstarttls = "+starttls+"\n")
+			if err := os.Chmod(rc, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			body := "Sent with starttls " + starttls + ".\r\n..\r\n" + attachment(200<<10)
+			m := compose("esmtp-"+starttls, "Subject: esmtp\r\n", body)
+			out, code := client.runEnv(t, append(client.peerEnv(), "SSL_CERT_FILE="+c.ca.file), m.lf(),
+				"esmtp", "-C", rc, "-f", sender, "--", ann)
+			if code != 0 {
+				t.Fatalf("exit code %d\n%s", code, out)
+			}
+			var found []delivered
+			poll(t, "the body arrives", func() string {
+				for _, path := range c.box(ann).files(t) {
+					d := readDelivered(t, path)
+					if bytes.HasSuffix(d.rest, []byte("\n\n"+strings.ReplaceAll(body, "\r\n", "\n"))) {
+						found = append(found, d)
+					}
+				}
+				if len(found) == 0 {
+					return "it is not there"
+				}
+				return ""
+			})
+			mustBeLoggedIn(t, found[0])
+			found[0].mustTrace(t, "by "+relayName+" with "+protocol+" id")
+		})
+	}
+	c.waitUntilEmpty(t)
+	c.box(ann).mustHold(t, 2)
 }

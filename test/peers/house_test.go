@@ -25,7 +25,7 @@ func (r room) housed(t *testing.T, house, name string) room {
 	for file, content := range map[string]string{
 		"passwd":        passwd,
 		"group":         group,
-		"hosts":         "127.0.0.1 " + host + ".example " + host + " localhost\n",
+		"hosts":         "127.0.0.1 " + host + ".example " + host + " localhost\n127.0.0.1 " + relayName + "\n",
 		"nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\nprotocols: files\n",
 		"resolv.conf":   "nameserver 127.0.0.1\noptions attempts:1 timeout:1\n",
 	} {

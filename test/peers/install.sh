@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fetches the mail programs that the tests in this folder talk to, from Debian's packages, as root: Postfix, Exim,
-# swaks, msmtp, Dovecot's submission service, sendmail, OpenSMTPD and aiosmtpd.
+# swaks, msmtp, esmtp, Dovecot's submission service, sendmail, OpenSMTPD and aiosmtpd.
 #
 # Nothing gets installed on the machine. The packages are downloaded and unpacked into a folder of their own, and the
 # tests run the programs from there. So no packaged service can start, neither now nor at the next boot, the mail
@@ -21,7 +21,7 @@ die() {
 # where the machine has it; of all else, only what the machine lacks.
 peers_1="postfix"
 peers_2="exim4-daemon-light"
-peers_3="swaks libnet-ssleay-perl msmtp sasl2-bin libsasl2-modules libsasl2-modules-db libnss-wrapper libio-socket-inet6-perl"
+peers_3="swaks libnet-ssleay-perl msmtp esmtp sasl2-bin libsasl2-modules libsasl2-modules-db libnss-wrapper libio-socket-inet6-perl"
 tools="perl iproute2 python3-minimal"
 
 # These programs have their paths compiled in. Each gets a root of its own, which a test mounts over /usr in a mount
@@ -33,7 +33,7 @@ house_opensmtpd="opensmtpd"
 house_aiosmtpd="python3-aiosmtpd"
 
 complete="root/usr/lib/postfix/sbin/master root/usr/sbin/sendmail root/usr/sbin/exim4 root/usr/bin/swaks
-	root/usr/bin/msmtp root/usr/sbin/saslpasswd2 dovecot/usr/lib/dovecot/submission sendmail/usr/libexec/sendmail/sendmail
+	root/usr/bin/msmtp root/usr/bin/esmtp root/usr/sbin/saslpasswd2 dovecot/usr/lib/dovecot/submission sendmail/usr/libexec/sendmail/sendmail
 	sendmail/usr/bin/m4 opensmtpd/usr/sbin/smtpd"
 
 for tool in apt-get dpkg flock; do
@@ -106,7 +106,7 @@ for name in root $houses; do
 	rm -rf "${dir:?}/$name"
 	mv "$work/$name" "$dir/$name"
 done
-(cd "$work/archives" && for name in postfix exim4-daemon-light swaks msmtp dovecot-submissiond sendmail-bin opensmtpd \
+(cd "$work/archives" && for name in postfix exim4-daemon-light swaks msmtp esmtp dovecot-submissiond sendmail-bin opensmtpd \
 	python3-aiosmtpd; do
 	dpkg-deb --show --showformat='${Package} ${Version}\n' */"$name"_*.deb
 done) >"$dir/versions"
