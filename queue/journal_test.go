@@ -315,6 +315,34 @@ func TestJournal_CrashAroundACheckpoint(t *testing.T) {
 	})
 }
 
+// What is committed while the database is written is in the next generation, which a crash right after that replays whole.
+func TestJournal_CommitsDuringACheckpointSurviveACrash(t *testing.T) {
+	dir := t.TempDir()
+	st := still(mustOpenStore(t, dir))
+	for id := ID(1); id <= 3; id++ {
+		mustCommit(t, st, newMessage(t, id, []byte("content")))
+	}
+	st.watch = &watch{}
+	st.watch.mu.Lock() // the checkpoint begins when it has noted its call
+	st.commits.Lock()
+	st.rotate()
+	st.commits.Unlock()
+	for id := ID(4); id <= 6; id++ {
+		mustCommit(t, st, newMessage(t, id, []byte("content")))
+	}
+	st.watch.mu.Unlock()
+	st.commits.Lock()
+	st.settle()
+	st.commits.Unlock()
+	again := mustOpenStore(t, crashed(t, dir, st))
+	if got := fmt.Sprint(holds(t, again, 6)); got != "[1 2 3 4 5 6]" || again.missing != 0 {
+		t.Errorf("there are %s, %d missing", got, again.missing)
+	}
+	if err := errors.Join(again.close(), st.close()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A large file of the journal must not be cut before the database has what is in it.
 func TestJournal_StartCutsNothingThatIsNeeded(t *testing.T) {
 	dir := t.TempDir()
