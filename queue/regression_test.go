@@ -250,6 +250,51 @@ func TestClose_WhileTheStoreIsAwayLosesNothing(t *testing.T) {
 	}
 }
 
+// A failed commit may have reached the disk all the same. The file of its large message stays until that is undone: a crash
+// in between leaves a whole message or none, and nobody is told of damage.
+func TestCommitter_FileStaysAsLongAsItsRecordMayBeOnDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startRig(t, newFakeTransport(), testPolicy)
+		var back atomic.Bool
+		r.committer.mu.Lock()
+		reopen := r.committer.open
+		r.committer.open = func(dir string) (*store, error) {
+			if !back.Load() {
+				return nil, errors.New("injected: the disk is away")
+			}
+			return reopen(dir)
+		}
+		r.committer.store.around = func(commit func() error) error {
+			return errors.Join(commit(), errors.New("injected: the disk does not answer for what it has written"))
+		}
+		r.committer.mu.Unlock()
+		w, err := r.Begin(testEnvelope("a@example.com"), envelope.Origin{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(bytes.Repeat([]byte("large\r\n"), inlineLimit)); err != nil {
+			t.Fatal(err)
+		}
+		assertReply(t, w.Commit(t.Context()), 451)
+		killed, tr := t.TempDir(), newFakeTransport()
+		if err := copyFolder(killed, r.dir, nil); err != nil {
+			t.Fatal(err)
+		}
+		second := openRig(t, killed, tr, testPolicy)
+		second.Start()
+		time.Sleep(time.Minute)
+		if c := second.Counts(); c != (Counts{}) || tr.deliveredTo("a@example.com") != 1 || len(tr.reportsTo("sender@lan.example")) != 0 {
+			t.Errorf("after a crash: %+v, delivered %d times, log:\n%s", c, tr.deliveredTo("a@example.com"), second.log)
+		}
+		second.stop()
+		back.Store(true)
+		time.Sleep(time.Minute)
+		if n := spoolFiles(t, filepath.Join(r.dir, "spool")); n != 0 || r.transport.callCount() != 0 {
+			t.Errorf("once the store is back %d files are left of refused mail, and %d attempts were made", n, r.transport.callCount())
+		}
+	})
+}
+
 // A client whose message stands behind the commit that failed gets its 451 while the store is away, not when it is back.
 func TestCommitter_AnswersIntakeThatWaitsWhileTheStoreIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
