@@ -289,8 +289,10 @@ func TestCommitter_FileStaysAsLongAsItsRecordMayBeOnDisk(t *testing.T) {
 		second.stop()
 		back.Store(true)
 		time.Sleep(time.Minute)
-		if n := spoolFiles(t, filepath.Join(r.dir, "spool")); n != 0 || r.transport.callCount() != 0 {
-			t.Errorf("once the store is back %d files are left of refused mail, and %d attempts were made", n, r.transport.callCount())
+		list, _, err := r.List("", 0)
+		if n := spoolFiles(t, filepath.Join(r.dir, "spool")); n != 0 || len(list) != 0 || err != nil || r.transport.callCount() != 0 {
+			t.Errorf("once the store is back %d files and the records %+v are left of refused mail, %v, and %d attempts were made",
+				n, list, err, r.transport.callCount())
 		}
 	})
 }
