@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net"
+	"strings"
 	"testing"
 
 	"relayd/internal/sandbox"
@@ -77,6 +78,48 @@ func TestPin_TheKeyIsTheCheckUnlessThereIsACAFile(t *testing.T) {
 			}
 			wantSite(t, g.deliver(t, mail(hello)), "tls")
 		})
+	}
+}
+
+// A pin and a CA both hold at a host that DNS names, too, which may have one of several names.
+func TestPin_HoldsAtAHostThatDNSNames(t *testing.T) {
+	for name, right := range map[string]bool{"the pinned key": true, "another key": false} {
+		t.Run(name, func(t *testing.T) {
+			dns := startNameServer(t)
+			s := startSandbox(t, strict(sandbox.Options{Hostname: "smtp.isp.example"}))
+			dns.address("smtp.isp.example.", "127.0.0.1")
+			dns.srv(srvName+".", 0, 1, portOf(t, s.Addr()), "smtp.isp.example.")
+			route := login(ModeStartTLS)
+			route.Pins = []Pin{{9}}
+			if right {
+				route.Pins = append(route.Pins, keyPin(certificateOf(t, s)))
+			}
+			g, _ := newNamedRig(t, dns, route, srvName, s)
+			a := g.deliver(t, mail(hello))
+			if right {
+				wantDelivered(t, a, srvName)
+				return
+			}
+			wantSite(t, a, "tls")
+			if st := s.Stats(); st.AuthOK+st.AuthFailed > 0 || st.Connections == 0 {
+				t.Errorf("%+v", st)
+			}
+		})
+	}
+}
+
+// A password is shown to no session without TLS, whatever the host offers and the route says.
+func TestLogin_IsNeverShownInTheClear(t *testing.T) {
+	p := &parrot{scriptedConn: scriptedConn{Conn: nowhere{}, said: strings.NewReader("220 h\r\n250-h\r\n250 AUTH PLAIN LOGIN CRAM-MD5\r\n235 in\r\n")}}
+	e := endpoint{hostname: "relay.example.com", addr: villainAddr, mode: ModeOff, auth: AuthAuto, login: true,
+		credentials: credentials{username, password}, timeouts: Timeouts{}.orDefaults(),
+		dial: func(context.Context, string, string) (net.Conn, error) { return p, nil }}
+	_, err := e.connect(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "no login without TLS") {
+		t.Errorf("%v", err)
+	}
+	if heard := p.heard.String(); heard != "EHLO relay.example.com\r\n" {
+		t.Errorf("the relay said %q", heard)
 	}
 }
 
