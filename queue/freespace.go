@@ -265,11 +265,12 @@ func (f *freeSpace) short(n int64) bool {
 	return !f.asked.IsZero() && (!f.roomFor(inlineRoom+n, true) || f.refused != nil)
 }
 
-// enough reports whether there would be room for new mail with n octets more.
-func (f *freeSpace) enough(n int64) bool {
+// shortFor reports whether less than n octets are free for new mail because something takes have octets: without that there
+// would be room for mail.
+func (f *freeSpace) shortFor(n, have int64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.roomFor(inlineRoom-n, true)
+	return (!f.roomFor(inlineRoom+n, true) || f.refused != nil) && f.roomFor(inlineRoom-have, true)
 }
 
 // where says in words which disk is meant.

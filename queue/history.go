@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -68,18 +69,18 @@ func (q *Queue) prunes(p Policy, due bool) *pruning {
 	if q.committer.read(func(s *store) (err error) { have, err = s.historyOctets(); return err }) != nil {
 		return nil
 	}
-	out := &pruning{before: q.now().Add(-p.History), most: have}
+	out := &pruning{before: q.now().Add(-p.History), most: math.MaxInt64} // what comes meanwhile is not to be counted against it
 	if p.HistoryMaxSize > 0 {
-		out.most = min(out.most, p.HistoryMaxSize)
+		out.most = p.HistoryMaxSize
 	}
 	if q.free.short(pruneRoom) {
 		q.free.refresh(statPatience) // what is known may be old
 		// When the disk would be full without history, too, it stays.
-		if out.short = q.free.short(pruneRoom) && q.free.enough(have); out.short {
+		if out.short = q.free.shortFor(pruneRoom, have); out.short {
 			out.most = max(0, min(out.most, have-pruneStep))
 		}
 	}
-	if !due && out.most == have {
+	if !due && have <= out.most {
 		return nil
 	}
 	return out

@@ -81,3 +81,19 @@ func TestHistory_ALineIsSmall(t *testing.T) {
 		t.Errorf("%d octets", n)
 	}
 }
+
+// A look at history that finds nothing old or too large takes nothing of it, also of lines that come meanwhile.
+func TestHistory_WithinItsBoundsStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := startRig(t, newFakeTransport(), testPolicy)
+		first := r.sendMany(1)
+		p := r.prunes(testPolicy, true)
+		later := r.sendMany(10)
+		if err := r.committer.commit(true, &change{prune: p}); err != nil {
+			t.Fatal(err)
+		}
+		if n := r.left(append(first, later...)); n != 11 {
+			t.Errorf("%d of 11 messages are known", n)
+		}
+	})
+}
