@@ -40,8 +40,14 @@ func leaves(t testing.TB, c *change) *change {
 	return out
 }
 
+// mustOpenStore opens the store of a folder as Open does, which makes the spool of a new one first.
 func mustOpenStore(t testing.TB, dir string) *store {
 	t.Helper()
+	if _, err := os.Stat(filepath.Join(dir, markerName)); errors.Is(err, fs.ErrNotExist) {
+		if _, err := openSpool(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
 	st, err := openStore(dir)
 	if err != nil {
 		t.Fatal(err)
