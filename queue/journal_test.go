@@ -349,6 +349,31 @@ func TestJournal_CommitsDuringACheckpointSurviveACrash(t *testing.T) {
 	}
 }
 
+// A frame for which there was no room may have got to the disk whole but for its padding. It was refused, and is not there
+// after a crash.
+func TestJournal_FrameThatWasRefusedIsUndone(t *testing.T) {
+	dir := t.TempDir()
+	st := still(mustOpenStore(t, dir))
+	mustCommit(t, st, newMessage(t, 1, []byte("content")))
+	j := st.journal
+	at, seq := j.at, j.seq
+	mustCommit(t, st, newMessage(t, 2, []byte("content")))
+	written := int(j.at - at)
+	j.at, j.seq = at, seq // as append leaves them when the write has failed
+	full := fmt.Errorf("%w: injected", errNoRoom)
+	if err := j.unwrite(j.files[j.gen&1], written-1, full); !errors.Is(err, errNoRoom) {
+		t.Fatal(err)
+	}
+	j.tally()
+	again := mustOpenStore(t, crashed(t, dir, st))
+	if got := fmt.Sprint(holds(t, again, 2)); got != "[1]" || again.missing != 0 {
+		t.Errorf("there are %s, %d missing", got, again.missing)
+	}
+	if err := errors.Join(again.close(), st.close()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A large file of the journal must not be cut before the database has what is in it.
 func TestJournal_StartCutsNothingThatIsNeeded(t *testing.T) {
 	dir := t.TempDir()
