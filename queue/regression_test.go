@@ -297,6 +297,31 @@ func TestCommitter_FileStaysAsLongAsItsRecordMayBeOnDisk(t *testing.T) {
 	})
 }
 
+// Abort after a Commit does nothing: the message keeps its file and is delivered.
+func TestWriter_AbortAfterACommitDoesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newFakeTransport()
+		tr.set(hostAway)
+		r := startRig(t, tr, testPolicy)
+		w, err := r.Begin(testEnvelope("a@example.com"), envelope.Origin{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(bytes.Repeat([]byte("large\r\n"), inlineLimit)); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(w.Commit(t.Context()), w.Abort()); err != nil {
+			t.Fatal(err)
+		}
+		tr.set(nil)
+		r.Retry()
+		time.Sleep(time.Minute)
+		if c := r.Counts(); c != (Counts{}) || tr.deliveredTo("a@example.com") != 1 {
+			t.Errorf("%+v, delivered %d times, log:\n%s", c, tr.deliveredTo("a@example.com"), r.log)
+		}
+	})
+}
+
 // A client whose message stands behind the commit that failed gets its 451 while the store is away, not when it is back.
 func TestCommitter_AnswersIntakeThatWaitsWhileTheStoreIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
