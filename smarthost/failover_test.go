@@ -159,6 +159,43 @@ func TestFailover_FlappingHostGetsLongerPauses(t *testing.T) {
 	})
 }
 
+// A host that answers again and then breaks off transactions is not away for as long as the outage before was.
+func TestFailover_FailureAmidATransactionBeginsThePausesAnew(t *testing.T) {
+	for _, stage := range []string{"RCPT", "DATA"} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeers("one:25")
+			one := p.hosts["one:25"]
+			one.refuse = true
+			r := p.router(t, nil, "one:25")
+			for range 5 {
+				a := r.Deliver(t.Context(), "isp", mail(hello))
+				wantSite(t, a, "dial")
+				time.Sleep(time.Until(a.RetryAt))
+			}
+			one.set(func(h *peer) { h.refuse, h.answer = false, at(stage, hangUp) })
+			start := time.Now()
+			for range 3 { // two of them are short
+				a := r.Deliver(t.Context(), "isp", mail(hello))
+				wantSite(t, a, strings.ToLower(stage))
+				time.Sleep(time.Until(a.RetryAt))
+			}
+			if took := time.Since(start); took > 10*time.Second {
+				t.Errorf("%s: three pauses take %v", stage, took)
+			}
+			one.set(func(h *peer) { h.refuse = true })
+			for range 2 {
+				wantSite(t, r.Deliver(t.Context(), "isp", mail(hello)), "dial")
+				time.Sleep(time.Minute)
+			}
+			one.set(func(h *peer) { h.refuse = false })
+			a := r.Deliver(t.Context(), "isp", mail(hello))
+			if pause := time.Until(a.RetryAt); pause < 20*time.Second {
+				t.Errorf("%s: nothing went through, and the pause is %v", stage, pause)
+			}
+		})
+	}
+}
+
 func TestFailover_SuccessBeginsThePausesAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeers("one:25")

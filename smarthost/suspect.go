@@ -32,6 +32,9 @@ func (h *host) failedAmid(t ticket, w *work, tx *transaction, v verdict) outcome
 	w.amid = true
 	h.mu.Lock()
 	if v.trouble == unreachable && t.round == h.health.round {
+		if h.cuts == (cuts{}) {
+			h.health.fails[unreachable] = 0 // an outage before is over: the host has answered
+		}
 		n := &h.cuts.early
 		if tx.data.Code == 354 {
 			n = &h.cuts.late
