@@ -29,7 +29,7 @@ func (q *Queue) startAttempt(it *item, route string) {
 	// The scheduler owns the item; what the attempt needs of it is taken here, on the scheduler's goroutine.
 	sl, c, l := it.slot, it.cached, it.lane
 	it.handedOn = false
-	g := &grant{contended: l.contended(sl.Client)}
+	g := &grant{contended: l.contended(sl.Source.client)}
 	q.attempts.Go(func() {
 		defer func() {
 			if !g.begun {

@@ -107,57 +107,64 @@ func TestFair_ThreePagesDoNotWaitForTenThousandOfAMailing(t *testing.T) {
 	}
 }
 
-// Whatever comes, goes, is taken out or waits out an outage: no item is lost, those of one source stay in order, and none
-// of the sources waits for longer than it takes to serve the others once, with those that were favoured.
+// Whatever comes, goes, is taken out or waits out an outage: no item is lost, those of one source go as they became due,
+// and no client and no sender waits for longer than it takes to serve the others once, with those that were favoured.
 func TestLane_NoSourceStarves(t *testing.T) {
-	const sources = 5
-	const turns = 2 * (mostFavour + 1) * sources // of the fresh line and of the backlog
+	const clients, senders = 4, 3
+	const turns = 2 * (mostFavour + 1) * clients // of the fresh line and of the backlog
 	rapid.Check(t, func(rt *rapid.T) {
 		var l lane
 		var ids ID
-		var came int
-		at := map[ID]int{} // its place among those of its source in its line
 		in := map[ID]*item{}
-		waits := map[uint16]int{} // messages served since the source's turn
-		leave := func(it *item) {
-			delete(in, it.slot.ID)
-			for _, other := range in {
-				if other.slot.Source == it.slot.Source {
-					return
-				}
+		clientWaits, waits := map[uint16]int{}, map[source]int{} // messages served since its turn
+		forget := func() {
+			has, hasClient := map[source]bool{}, map[uint16]bool{}
+			for _, it := range in {
+				has[it.slot.Source], hasClient[it.slot.Source.client] = true, true
 			}
-			delete(waits, it.slot.Source)
+			maps.DeleteFunc(waits, func(s source, _ int) bool { return !has[s] })
+			maps.DeleteFunc(clientWaits, func(c uint16, _ int) bool { return !hasClient[c] })
 		}
-		enter := func(source uint16, fresh bool) *item {
+		enter := func(rt *rapid.T, from source, fresh bool) {
 			ids++
-			it := &item{slot: slot{ID: ids, Source: source}, fresh: fresh}
-			came++
-			in[ids], at[ids] = it, came
-			if _, ok := waits[source]; !ok {
-				waits[source] = 0
-			}
-			return it
+			it := &item{slot: slot{ID: ids, Source: from}, fresh: fresh, due: time.Duration(rapid.IntRange(0, 3).Draw(rt, "due"))}
+			in[ids] = it
+			waits[from], clientWaits[from.client] = waits[from], clientWaits[from.client]
+			l.push(it, 0)
 		}
-		source := func(rt *rapid.T) uint16 { return rapid.Uint16Range(0, sources-1).Draw(rt, "source") }
+		from := func(rt *rapid.T) source {
+			return source{rapid.Uint16Range(1, clients).Draw(rt, "client"), rapid.Uint16Range(1, senders).Draw(rt, "sender")}
+		}
 		next := func(rt *rapid.T) *item {
 			if l.ready() == 0 {
 				rt.Skip("empty")
 			}
-			back := l.backlog.front.n > 0
+			back := l.backlog.front.size()
 			it := l.pop()
+			mine := it.slot.Source
 			for _, other := range in {
-				if first := at[other.slot.ID] < at[it.slot.ID] && other.slot.Source == it.slot.Source && other.fresh == it.fresh; first && !back {
-					rt.Fatalf("%d of source %d came before %d", it.slot.ID, it.slot.Source, other.slot.ID)
+				if first := (dueHeap{other, it}).Less(0, 1) && other.slot.Source == mine && other.fresh == it.fresh; first && back == 0 {
+					rt.Fatalf("%d of source %v came before %d", it.slot.ID, mine, other.slot.ID)
+				}
+			}
+			for c := range clientWaits {
+				if clientWaits[c]++; c == mine.client {
+					clientWaits[c] = 0
+				} else if clientWaits[c] > turns+back {
+					rt.Fatalf("client %d has waited for %d others", c, clientWaits[c])
 				}
 			}
 			for s := range waits {
-				if waits[s]++; s == it.slot.Source {
+				if s == mine {
 					waits[s] = 0
-				} else if waits[s] > turns+int(l.backlog.front.n) {
-					rt.Fatalf("source %d has waited for %d others", s, waits[s])
+				} else if s.client != mine.client {
+					continue
+				} else if waits[s]++; waits[s] > 2*(mostFavour+1)*senders+back {
+					rt.Fatalf("sender %v has waited for %d others of its client", s, waits[s])
 				}
 			}
-			leave(it)
+			delete(in, it.slot.ID)
+			forget()
 			return it
 		}
 		rt.Repeat(map[string]func(*rapid.T){
@@ -167,12 +174,12 @@ func TestLane_NoSourceStarves(t *testing.T) {
 				}
 			},
 			"many of one source come": func(rt *rapid.T) {
-				s, fresh := source(rt), rapid.Bool().Draw(rt, "fresh")
+				s, fresh := from(rt), rapid.Bool().Draw(rt, "fresh")
 				for range rapid.IntRange(1, 40).Draw(rt, "messages") {
-					l.push(enter(s, fresh), 0)
+					enter(rt, s, fresh)
 				}
 			},
-			"one comes": func(rt *rapid.T) { l.push(enter(source(rt), rapid.Bool().Draw(rt, "fresh")), 0) },
+			"one comes": func(rt *rapid.T) { enter(rt, from(rt), rapid.Bool().Draw(rt, "fresh")) },
 			"one goes":  func(rt *rapid.T) { next(rt) },
 			"many go": func(rt *rapid.T) {
 				next(rt)
@@ -182,19 +189,12 @@ func TestLane_NoSourceStarves(t *testing.T) {
 			},
 			"it is down": func(rt *rapid.T) {
 				it := next(rt)
-				for _, id := range slices.SortedFunc(maps.Keys(in), func(a, b ID) int { return at[a] - at[b] }) {
-					if in[id].fresh { // it joins the backlog
-						came++
-						at[id] = came
-					}
-				}
 				l.close(time.Minute, nil)
 				l.pushFirst(it)
-				at[it.slot.ID] = 0
 				in[it.slot.ID] = it
-				waits[it.slot.Source] = 0
+				waits[it.slot.Source], clientWaits[it.slot.Source.client] = 0, 0
 				for s := range waits {
-					waits[s] = 0 // what was fresh begins again, behind the backlog
+					waits[s], clientWaits[s.client] = 0, 0 // what was fresh begins again, behind the backlog
 				}
 				l.open()
 			},
@@ -202,10 +202,10 @@ func TestLane_NoSourceStarves(t *testing.T) {
 				if len(in) == 0 {
 					rt.Skip("empty")
 				}
-				all := slices.Sorted(maps.Keys(in))
-				it := in[rapid.SampledFrom(all).Draw(rt, "item")]
+				it := in[rapid.SampledFrom(slices.Sorted(maps.Keys(in))).Draw(rt, "item")]
 				l.remove(it)
-				leave(it)
+				delete(in, it.slot.ID)
+				forget()
 			},
 		})
 		for l.ready() > 0 {
@@ -214,6 +214,13 @@ func TestLane_NoSourceStarves(t *testing.T) {
 		if len(in) > 0 {
 			rt.Fatalf("%d are lost", len(in))
 		}
+		for _, line := range []*fairLine{&l.fresh, &l.backlog} {
+			for _, fl := range line.flows {
+				if fl.size() > 0 {
+					rt.Fatalf("an item is left in an empty line: %+v", line)
+				}
+			}
+		}
 	})
 }
 
@@ -221,10 +228,10 @@ func TestLane_NoSourceStarves(t *testing.T) {
 func TestLane_WhatMayBeToBlameGoesBehindAllOthers(t *testing.T) {
 	var l lane
 	l.close(time.Minute, nil)
-	bad := &item{slot: slot{ID: 100, Source: 2}}
+	bad := &item{slot: slot{ID: 100, Source: source{client: 2}}}
 	l.push(bad, 0)
 	for id := range ID(20) {
-		l.push(&item{slot: slot{ID: id, Source: 1}}, 0)
+		l.push(&item{slot: slot{ID: id, Source: source{client: 1}}}, 0)
 	}
 	again := false
 	for range 20 {
@@ -240,8 +247,8 @@ func TestLane_WhatMayBeToBlameGoesBehindAllOthers(t *testing.T) {
 
 func TestFairLine_TakesTurnsAndForgetsNothing(t *testing.T) {
 	var l lane
-	put := func(id ID, source uint16) *item {
-		it := &item{slot: slot{ID: id, Routes: "main", Source: source}, fresh: true}
+	put := func(id ID, client uint16) *item {
+		it := &item{slot: slot{ID: id, Routes: "main", Source: source{client: client}}, fresh: true}
 		l.push(it, 0)
 		return it
 	}
@@ -263,21 +270,61 @@ func TestFairLine_TakesTurnsAndForgetsNothing(t *testing.T) {
 	if want := []ID{10, 1, 30, 2, 3, 4}; !slices.Equal(got, want) {
 		t.Errorf("served %v, want %v", got, want)
 	}
-	if len(l.fresh.flows) != 0 || l.fresh.n != 0 {
+	if len(l.fresh.flows) != 0 || len(l.fresh.clients) != 0 || l.fresh.n != 0 {
 		t.Errorf("left over: %+v", l.fresh)
 	}
 }
 
-func TestSourceOf(t *testing.T) {
-	at := func(client string) envelope.Origin { return envelope.Origin{Addr: netip.MustParseAddr(client)} }
-	base := sourceOf(at("192.168.1.2"), "bounce+1@lan.example")
-	if sourceOf(at("192.168.1.2"), "bounce+ann=x.example@LAN.example") != base || sourceOf(at("192.168.1.2"), "bounce2@lan.example") != base {
-		t.Error("the senders of one mailing are many sources")
-	}
-	for _, other := range []uint16{sourceOf(at("192.168.1.3"), "bounce+1@lan.example"), sourceOf(at("192.168.1.2"), "scan@lan.example"),
-		sourceOf(envelope.Origin{}, "")} {
-		if other == base {
-			t.Error("two sources are one")
+// Sources whose messages were taken out, while nothing goes, cost no memory for long.
+func TestFairLine_ForgetsSourcesWithoutMail(t *testing.T) {
+	var l lane
+	for id := range ID(10_000) {
+		it := &item{slot: slot{ID: id, Source: source{uint16(id % 300), uint16(id % maxSenders)}}, fresh: id%2 == 0}
+		l.push(it, 0)
+		if id%10 > 0 {
+			l.remove(it)
 		}
+	}
+	for name, line := range map[string]*fairLine{"fresh": &l.fresh, "backlog": &l.backlog} {
+		if n := len(line.flows); n > 2*line.n+100 || len(line.clients) > n {
+			t.Errorf("%s: %d sources and %d clients for %d messages", name, n, len(line.clients), line.n)
+		}
+	}
+	for n := l.ready(); n > 0; n-- {
+		l.pop()
+	}
+	if l.ready() != 0 {
+		t.Errorf("%d are left", l.ready())
+	}
+}
+
+func originAt(client string) envelope.Origin {
+	return envelope.Origin{Addr: netip.MustParseAddr(client)}
+}
+
+func TestSourceOf(t *testing.T) {
+	at := originAt
+	base := sourceOf(at("192.168.1.2"), "bounce+1@lan.example")
+	for _, same := range []source{sourceOf(at("192.168.1.2"), "bounce+ann=x.example@LAN.example"), sourceOf(at("192.168.1.2"), "bounce2@lan.example"),
+		sourceOf(at("::ffff:192.168.1.2"), "bounce@lan.example")} {
+		if same != base {
+			t.Error("the senders of one mailing are many sources")
+		}
+	}
+	if other := sourceOf(at("192.168.1.2"), "scan@lan.example"); other.client != base.client || other.sender == base.sender {
+		t.Errorf("another sender of the client is %v, beside %v", other, base)
+	}
+	if other := sourceOf(at("192.168.1.3"), "bounce+1@lan.example"); other.client == base.client || other.sender != base.sender {
+		t.Errorf("the sender at another client is %v, beside %v", other, base)
+	}
+	if own := sourceOf(envelope.Origin{}, ""); own.client == base.client {
+		t.Error("the relay's own mail shares the turns of a client")
+	}
+	net := sourceOf(at("2001:db8:1:2::7"), "a@lan.example")
+	if sourceOf(at("2001:db8:1:2:abcd::9"), "a@lan.example") != net || sourceOf(at("2001:db8:1:3::7"), "a@lan.example") == net {
+		t.Error("a client is not the /64 of an IPv6 address")
+	}
+	if sourceOf(at("fe80::1%eth0"), "a@lan.example") != sourceOf(at("fe80::2%eth1"), "a@lan.example") {
+		t.Error("the zone counts for a client")
 	}
 }

@@ -130,13 +130,13 @@ func FuzzParseExported(f *testing.F) {
 func FuzzDecodeSlot(f *testing.F) {
 	s := slot{ID: 7, Due: 1, Size: 2, Routes: "a" + routeSeparator + "b"}
 	f.Add(s.key(), s.value(), false)
-	s.Source, s.Recipients = 0xab, 300
+	s.Source, s.Recipients = source{0xab, 0xcd}, 300
 	f.Add(s.key(), s.value(), false)
 	s.Record = 700
 	f.Add(s.key(), s.value(), false)
-	f.Add(make([]byte, slotKey), []byte("12345678abcd0123isp"), true)
+	f.Add(make([]byte, slotKey), []byte("12345678abcdef0123isp"), true)
 	f.Add([]byte("short"), []byte(""), true)
-	f.Add(make([]byte, slotKey), []byte("1234567abcd0123"), true)
+	f.Add(make([]byte, slotKey), []byte("1234567abcdef0123"), true)
 	f.Fuzz(func(t *testing.T, key, value []byte, seal bool) {
 		if seal {
 			value = sealValue(value)

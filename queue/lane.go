@@ -22,8 +22,8 @@ const (
 // item is what the scheduler keeps in memory of a queued message.
 type item struct {
 	slot    slot          // its line in the due index
-	due     time.Duration // on the scheduler's own clock, which nobody can set
-	heapPos int32
+	due     time.Duration // since when or from when, on the scheduler's own clock, which nobody can set
+	heapPos int32         // in the heap, or in the line it stands in
 	state   itemState
 	fresh   bool // not tried yet, and not delayed by an outage
 	told    bool // the log says that it waits for its smarthost
@@ -31,8 +31,6 @@ type item struct {
 	handedOn bool
 	lane     *lane
 	flow     *flow // the line it stands in while ready
-	prev     *item
-	next     *item
 	cached   *cached
 	rare     *rare // nil for nearly all: a million waiting items are a million times this struct
 }
@@ -84,11 +82,15 @@ func (it *item) withRare() *rare {
 	return it.rare
 }
 
-// dueHeap orders waiting items by when they are due.
+// dueHeap orders items by when they are due, and those that are due together by their arrival.
 type dueHeap []*item
 
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].due < h[j].due }
+func (h dueHeap) Len() int { return len(h) }
+
+func (h dueHeap) Less(i, j int) bool {
+	return h[i].due < h[j].due || h[i].due == h[j].due && h[i].slot.ID < h[j].slot.ID
+}
+
 func (h dueHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].heapPos, h[j].heapPos = int32(i), int32(j)
@@ -111,7 +113,7 @@ func (h *dueHeap) Pop() any {
 func (h *dueHeap) remove(it *item) { heap.Remove(h, int(it.heapPos)) }
 
 // lane is the line before one route. Fresh mail and the backlog stand in two lines that take turns, so that neither
-// waits for all of the other; nor does within them one source wait for all of another.
+// waits for all of the other; nor does within them one client wait for all of another, or one sender of a client.
 type lane struct {
 	name     string
 	fresh    fairLine
@@ -132,7 +134,7 @@ type lane struct {
 	ask   time.Duration
 	held  bool
 	// doubts are the sources of messages at which the route failed in the midst of a transaction since one went through.
-	doubts []uint16
+	doubts []source
 }
 
 func (l *lane) gated(now time.Duration) bool { return l.gate > now }
@@ -165,7 +167,7 @@ func (l *lane) push(it *item, now time.Duration) {
 	}
 }
 
-// pushFirst puts an item at the head of the backlog.
+// pushFirst puts an item before the turns of the backlog.
 func (l *lane) pushFirst(it *item) {
 	it.fresh = false
 	l.enter(it)
@@ -180,7 +182,7 @@ func (l *lane) enter(it *item) {
 	if l.clients == nil {
 		l.clients = make(map[uint16]int)
 	}
-	l.clients[it.slot.Client]++
+	l.clients[it.slot.Source.client]++
 }
 
 // remove takes an item out of the line that it stands in.
@@ -194,8 +196,8 @@ func (l *lane) left(it *item) {
 	if it.slot.several() {
 		l.several--
 	}
-	if l.clients[it.slot.Client]--; l.clients[it.slot.Client] == 0 {
-		delete(l.clients, it.slot.Client)
+	if l.clients[it.slot.Source.client]--; l.clients[it.slot.Source.client] == 0 {
+		delete(l.clients, it.slot.Source.client)
 	}
 }
 

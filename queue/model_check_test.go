@@ -128,19 +128,39 @@ func (w *world) checkRerouted(rt *rapid.T, letters []*letter) {
 	}
 }
 
+// checkTurns returns the flows of line that have a turn to come, its front included.
+func (w *world) checkTurns(l *lane, line *fairLine) map[*flow]bool {
+	clients, turns := map[*client]bool{}, map[*flow]bool{&line.front: true}
+	for c := range line.turns.all {
+		if clients[c] || line.clients[c.hash] != c {
+			w.faultf("%s: client %x has no place of its own, or two turns", l.name, c.hash)
+		}
+		clients[c] = true
+		n := 0
+		for fl := range c.senders.all {
+			if turns[fl] || line.flows[fl.source] != fl || fl.client != c {
+				w.faultf("%s: source %x has no line of its own, or two turns", l.name, fl.source)
+			}
+			turns[fl] = true
+			n += fl.size()
+		}
+		if n != c.n {
+			w.faultf("%s: client %x has %d items, and counts %d", l.name, c.hash, n, c.n)
+		}
+	}
+	if len(clients) != len(line.clients) {
+		w.faultf("%s: %d turns for %d clients", l.name, len(clients), len(line.clients))
+	}
+	return turns
+}
+
 // checkLines holds the lines of the lanes against the items: each that is due stands in that of its source, once, and each
 // source that has one has its turn to come.
 func (w *world) checkLines(rt *rapid.T) {
 	s, standing := w.life.q.scheduler, 0
 	for _, l := range s.lanes {
 		for _, line := range []*fairLine{&l.fresh, &l.backlog} {
-			n, turns := 0, map[*flow]bool{&line.front: true}
-			for _, fl := range slices.Concat(line.new, line.old) {
-				if turns[fl] || line.flows[fl.source] != fl {
-					w.faultf("%s: source %x has no line of its own, or two turns", l.name, fl.source)
-				}
-				turns[fl] = true
-			}
+			n, turns := 0, w.checkTurns(l, line)
 			for it := range line.all {
 				n++
 				of := w.nameOf(it.slot.ID.String())

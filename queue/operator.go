@@ -64,17 +64,22 @@ func (q *Queue) Apply(action Action, ids []string) (Applied, error) {
 		return Applied{}, err
 	}
 	out := Applied{Done: names(asides)}
-	var claimed []*item
-	var asked []ID
-	if !q.scheduler.do(func() { claimed, asked = q.claim(action, others) }) {
-		return out, ErrClosed
-	}
-	err = q.apply(&out, action, claimed, asked)
+	err = q.apply(&out, action, others)
 	return out, err
 }
 
-// apply operates on what was claimed for action, and adds to out what comes of it.
-func (q *Queue) apply(out *Applied, action Action, claimed []*item, asked []ID) error {
+// apply does action to the messages with the given ids that are in the queue, and adds to out what comes of it.
+func (q *Queue) apply(out *Applied, action Action, ids []ID) error {
+	if action == ActionRetry {
+		inLine := q.inLine(ids)
+		out.Done = append(out.Done, names(inLine)...)
+		ids = slices.DeleteFunc(ids, func(id ID) bool { return slices.Contains(inLine, id) })
+	}
+	var claimed []*item
+	var asked []ID
+	if !q.scheduler.do(func() { claimed, asked = q.claim(action, ids) }) {
+		return ErrClosed
+	}
 	for _, it := range claimed {
 		out.Done = append(out.Done, it.slot.ID.String())
 	}
@@ -103,16 +108,30 @@ func (q *Queue) ApplyAll(action Action) (Applied, error) {
 	for len(ids) > 0 {
 		batch := ids[:min(applyBatch, len(ids))]
 		ids = ids[len(batch):]
-		var claimed []*item
-		var asked []ID
-		if !q.scheduler.do(func() { claimed, asked = q.claim(action, batch) }) {
-			return out, ErrClosed
-		}
-		if err := q.apply(&out, action, claimed, asked); err != nil {
+		if err := q.apply(&out, action, batch); err != nil {
 			return out, err
 		}
 	}
 	return out, nil
+}
+
+// inLine returns those of ids that stand in line with all their recipients. A retry has nothing to change of these, and
+// must not take them out: what stands behind them would go first.
+func (q *Queue) inLine(ids []ID) []ID {
+	var ready []ID
+	q.scheduler.do(func() {
+		for _, id := range ids {
+			if it := q.scheduler.items[id]; it != nil && it.state == itemReady {
+				ready = append(ready, id)
+			}
+		}
+	})
+	now := q.now()
+	return slices.DeleteFunc(ready, func(id ID) bool {
+		var r *record
+		err := q.retryRead(func(s *store) (err error) { r, err = s.record(id); return err })
+		return err != nil || !r.later(now).IsZero()
+	})
 }
 
 // claim takes the items that nobody has, and leaves word with the others. It runs on the scheduler's goroutine.

@@ -49,6 +49,7 @@ func (s *scheduler) finishPaced(it *item, next stand, route string, at time.Time
 func (s *scheduler) finishRest(it *item, sl slot) {
 	s.giveBack(it)
 	s.refile(it, sl)
+	it.due = notYet
 	if s.pendingActions(it) {
 		it.fresh = false
 		return

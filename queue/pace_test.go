@@ -526,7 +526,7 @@ func BenchmarkDispatch(b *testing.B) {
 			l := s.lane("main")
 			items := make([]*item, 10_000)
 			for i := range items {
-				items[i] = &item{slot: slot{ID: ID(i), Routes: "main", Source: uint16(i % sources)}, fresh: true}
+				items[i] = &item{slot: slot{ID: ID(i), Routes: "main", Source: source{client: uint16(i % sources)}}, fresh: true}
 				l.push(items[i], 0)
 			}
 			for b.Loop() {

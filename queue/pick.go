@@ -1,15 +1,17 @@
 package queue
 
 import (
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"sort"
 )
 
 // maxDoubtful bounds the sources that a lane remembers as those of a failure.
 const maxDoubtful = 64
 
 // doubt notes that the route failed in the midst of the transaction of it, which may be what it fails at. What goes next
-// is another message, of another source if there is one, until one goes through: messages at which a host fails must
+// is another message, of another client if there is one, until one goes through: messages at which a host fails must
 // not be all that probes it.
 func (l *lane) doubt(it *item) {
 	it.withRare().suspect = true
@@ -18,6 +20,9 @@ func (l *lane) doubt(it *item) {
 	}
 	l.doubts = append(l.doubts, it.slot.Source)
 }
+
+// suspected reports whether a route failed in the midst of the item's transaction.
+func (it *item) suspected() bool { return it.rare != nil && it.rare.suspect }
 
 // popOther takes an item other than those at which the route failed; there is one. It takes any message, and the next
 // time one of any other source: the bad ones may have most of the sources, or most of the messages, and hardly both.
@@ -33,69 +38,77 @@ func (l *lane) popOther() *item {
 	return it
 }
 
-// drawSource returns an item of a source that is not in doubt, each of those being as likely; nil where there is none.
+// drawSource returns an item of a client that is not in doubt, or else of a source that is not; nil where there is none.
+// Each client is as likely, and each source of it.
 func (l *lane) drawSource() *item {
-	var flows []*flow
-	for _, line := range []*fairLine{&l.fresh, &l.backlog} {
-		for source, fl := range line.flows {
-			if fl.n > 0 && !slices.Contains(l.doubts, source) {
-				flows = append(flows, fl)
-			}
+	others := make(map[uint16][]*item) // one of each source, by client
+	for it := range l.oneOfEach {
+		if from := it.slot.Source; !it.suspected() && !slices.Contains(l.doubts, from) {
+			others[from.client] = append(others[from.client], it)
 		}
 	}
-	if len(flows) == 0 {
+	clients := slices.Collect(maps.Keys(others))
+	doubtful := func(client uint16) bool {
+		return slices.ContainsFunc(l.doubts, func(s source) bool { return s.client == client })
+	}
+	if slices.ContainsFunc(clients, func(client uint16) bool { return !doubtful(client) }) {
+		clients = slices.DeleteFunc(clients, doubtful)
+	}
+	if len(clients) == 0 {
 		return nil
 	}
-	return flows[rand.N(len(flows))].draw()
+	items := others[clients[rand.N(len(clients))]]
+	return items[rand.N(len(items))]
 }
 
-// drawMessage returns an item, each being about as likely but for those at which the route has failed before.
-func (l *lane) drawMessage() *item {
-	const tries = 4
-	var it *item
-	for range tries {
-		n := rand.Int32N(int32(l.ready()))
-		for fl := range l.flows {
-			if n -= fl.n; n < 0 {
-				it = fl.draw()
-				break
-			}
+// oneOfEach yields an item of each source, and all that go before the turns.
+func (l *lane) oneOfEach(yield func(*item) bool) {
+	for fl := range l.flows {
+		items := fl.dueHeap
+		if fl.client != nil {
+			i := rand.N(len(items))
+			items = items[i : i+1]
 		}
-		if it.rare == nil || !it.rare.suspect {
-			break
-		}
-	}
-	return it
-}
-
-// flows yields what the items stand in.
-func (l *lane) flows(yield func(*flow) bool) {
-	for _, line := range []*fairLine{&l.fresh, &l.backlog} {
-		if !yield(&line.front) {
-			return
-		}
-		for _, fl := range line.flows {
-			if !yield(fl) {
+		for _, it := range items {
+			if !yield(it) {
 				return
 			}
 		}
 	}
 }
 
-// draw returns an item of a flow that is not empty, from near one of its ends if it is long.
-func (fl *flow) draw() *item {
-	const near = 1000
-	steps := rand.Int32N(min(fl.n, near))
-	if rand.N(2) == 0 {
-		it := fl.first
-		for range steps {
-			it = it.next
-		}
-		return it
+// drawMessage returns an item, each being as likely but for those at which the route has failed before.
+func (l *lane) drawMessage() *item {
+	flows := slices.Collect(l.flows)
+	ends := make([]int, len(flows)) // how many items are in the flows up to this one
+	n := 0
+	for i, fl := range flows {
+		n += fl.size()
+		ends[i] = n
 	}
-	it := fl.last
-	for range steps {
-		it = it.prev
+	const tries = 100
+	var it *item
+	for range tries {
+		at := rand.N(n)
+		i := sort.SearchInts(ends, at+1)
+		it = flows[i].dueHeap[ends[i]-at-1]
+		if !it.suspected() {
+			break
+		}
 	}
 	return it
+}
+
+// flows yields what the items stand in, where any do.
+func (l *lane) flows(yield func(*flow) bool) {
+	for _, line := range []*fairLine{&l.fresh, &l.backlog} {
+		if line.front.size() > 0 && !yield(&line.front) {
+			return
+		}
+		for _, fl := range line.flows {
+			if fl.size() > 0 && !yield(fl) {
+				return
+			}
+		}
+	}
 }

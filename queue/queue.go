@@ -138,7 +138,7 @@ func (q *Queue) restore(st *store) (err error) {
 		q.total.Add(1)
 		q.bytes.Add(sl.Size)
 		q.records.Add(sl.record())
-		q.shares.count(sl.Client, 1, sl.octets())
+		q.shares.count(sl.Source.client, 1, sl.octets())
 		q.owed.Add(sl.outcomeRoom())
 	})
 	if err != nil {

@@ -132,9 +132,8 @@ type slot struct {
 	Routes string
 	// Source is where it came from (see sourceOf), Record how many blocks of recordBlock octets its record takes, and
 	// Recipients how many of its recipients wait.
-	Source     uint16
+	Source     source
 	Record     uint16
-	Client     uint16 // see clientOf
 	Recipients int32
 }
 
@@ -149,7 +148,7 @@ func blocksOf(n int) uint16 { return uint16(min((n+recordBlock-1)/recordBlock, m
 func (r *record) slot(routes string) slot {
 	at, _ := r.next()
 	sl := slot{ID: r.ID, Due: at.UnixNano(), Size: r.Size, Routes: routes,
-		Source: sourceOf(r.Origin, r.Envelope.ReversePath), Client: clientOf(r.Origin), Recipients: int32(len(r.unsettled())), Record: r.blocks}
+		Source: sourceOf(r.Origin, r.Envelope.ReversePath), Recipients: int32(len(r.unsettled())), Record: r.blocks}
 	if r.Held {
 		sl.Due = heldDue
 	}
@@ -183,7 +182,7 @@ const (
 	// undeliverableDue is that of a message that is held because it is undeliverable: its line alone tells, at a start.
 	undeliverableDue = heldDue - 1
 	slotKey          = 8 + 8
-	// slotHeader is what stands before the routes in a line: size, source, record, client and recipients.
+	// slotHeader is what stands before the routes in a line: size, client and sender, record and recipients.
 	slotHeader = 8 + 2 + 2 + 2 + 4
 )
 
@@ -197,9 +196,9 @@ func (s slot) key() []byte {
 func (s slot) value() []byte {
 	v := make([]byte, valueHeader, valueHeader+slotHeader+len(s.Routes))
 	v = binary.BigEndian.AppendUint64(v, uint64(s.Size))
-	v = binary.BigEndian.AppendUint16(v, s.Source)
+	v = binary.BigEndian.AppendUint16(v, s.Source.client)
+	v = binary.BigEndian.AppendUint16(v, s.Source.sender)
 	v = binary.BigEndian.AppendUint16(v, s.Record)
-	v = binary.BigEndian.AppendUint16(v, s.Client)
 	v = binary.BigEndian.AppendUint32(v, uint32(s.Recipients))
 	return seal(append(v, s.Routes...))
 }
@@ -213,9 +212,8 @@ func decodeSlot(k, v []byte) (slot, error) {
 		Due:        int64(binary.BigEndian.Uint64(k)),
 		ID:         ID(binary.BigEndian.Uint64(k[8:])),
 		Size:       int64(binary.BigEndian.Uint64(v)),
-		Source:     binary.BigEndian.Uint16(v[8:]),
-		Record:     binary.BigEndian.Uint16(v[10:]),
-		Client:     binary.BigEndian.Uint16(v[12:]),
+		Source:     source{binary.BigEndian.Uint16(v[8:]), binary.BigEndian.Uint16(v[10:])},
+		Record:     binary.BigEndian.Uint16(v[12:]),
 		Recipients: int32(binary.BigEndian.Uint32(v[14:])),
 	}
 	if s.Recipients < 0 {

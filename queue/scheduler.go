@@ -2,6 +2,7 @@ package queue
 
 import (
 	"container/heap"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -233,15 +234,14 @@ func (s *scheduler) add(sl slot, c *cached) {
 	s.total.Add(1)
 	s.bytes.Add(sl.Size)
 	s.records.Add(sl.record())
-	s.shares.count(sl.Client, 1, sl.octets())
+	s.shares.count(sl.Source.client, 1, sl.octets())
 	s.owed.Add(sl.outcomeRoom())
 	s.post(func() { s.insert(&item{slot: sl, cached: c, fresh: true}) })
 }
 
 // insert files a new item. It runs on the scheduler's goroutine, or before that has started.
 func (s *scheduler) insert(it *item) {
-	sl := it.slot
-	s.items[sl.ID] = it
+	s.items[it.slot.ID], it.due = it, notYet
 	s.place(it)
 	if it.state == itemReady {
 		s.tellWaiting(it, s.clock())
@@ -256,7 +256,11 @@ func (s *scheduler) tellWaiting(it *item, now time.Duration) {
 	}
 }
 
-// place puts an item that nobody has where its slot says.
+// notYet is when an item is due whose time is not known, or that goes behind those that are due.
+const notYet = time.Duration(math.MaxInt64)
+
+// place puts an item that nobody has where its slot says. One that was due already keeps its place among those of its
+// source.
 func (s *scheduler) place(it *item) {
 	if it.slot.Due >= undeliverableDue {
 		it.state = itemHeld
@@ -268,12 +272,17 @@ func (s *scheduler) place(it *item) {
 	}
 	now := s.clock()
 	wait := time.Duration(it.slot.Due - time.Now().UnixNano())
-	it.due = now + max(0, min(wait, s.longest()))
-	if it.due <= now {
+	if wait <= 0 {
+		it.due = min(it.due, now)
 		s.ready(it, now)
 		return
 	}
-	it.state, it.lane = itemWaiting, nil
+	s.wait(it, now+min(wait, s.longest()))
+}
+
+// wait has an item wait until it is due.
+func (s *scheduler) wait(it *item, due time.Duration) {
+	it.due, it.state, it.lane = due, itemWaiting, nil
 	heap.Push(&s.waiting, it)
 }
 
@@ -284,9 +293,11 @@ func (s *scheduler) claim(it *item) bool {
 		return false
 	case itemWaiting:
 		s.waiting.remove(it)
+		it.due = notYet
 	case itemReady:
 		it.lane.remove(it)
 	case itemHeld:
+		it.due = notYet
 		s.held--
 		delete(s.undeliverable, it.slot.ID)
 	}
@@ -304,7 +315,7 @@ func (s *scheduler) claim(it *item) bool {
 func (s *scheduler) finishWait(it *item, sl slot) {
 	s.giveBack(it)
 	s.refile(it, sl)
-	it.fresh = false
+	it.fresh, it.due = false, notYet
 	if s.pendingActions(it) {
 		return
 	}
@@ -314,7 +325,7 @@ func (s *scheduler) finishWait(it *item, sl slot) {
 // refile gives the item its new slot, whose record may be larger than the one before.
 func (s *scheduler) refile(it *item, sl slot) {
 	s.records.Add(sl.record() - it.slot.record())
-	s.shares.count(it.slot.Client, 0, sl.octets()-it.slot.octets())
+	s.shares.count(it.slot.Source.client, 0, sl.octets()-it.slot.octets())
 	s.owed.Add(sl.outcomeRoom() - it.slot.outcomeRoom())
 	it.slot = sl
 }
@@ -343,7 +354,7 @@ func (s *scheduler) finishGone(it *item) {
 	s.total.Add(-1)
 	s.bytes.Add(-it.slot.Size)
 	s.records.Add(-it.slot.record())
-	s.shares.count(it.slot.Client, -1, -it.slot.octets())
+	s.shares.count(it.slot.Source.client, -1, -it.slot.octets())
 	s.owed.Add(-it.slot.outcomeRoom())
 }
 
@@ -368,6 +379,7 @@ func (s *scheduler) finishSite(it *item, next stand, route string, a envelope.At
 	it.fresh = false
 	if next.last = a.Amid; a.Amid {
 		l.doubt(it)
+		it.due = now
 	}
 	s.goOn(it, next, now)
 }
@@ -386,9 +398,7 @@ func (s *scheduler) finishPanicked(it *item) {
 		s.held++
 		return
 	}
-	it.due = s.clock() + s.longest()/8
-	it.state, it.lane = itemWaiting, nil
-	heap.Push(&s.waiting, it)
+	s.wait(it, s.clock()+s.longest()/8)
 }
 
 // finishUnread ends an attempt at a message that the disk could not read for now.
@@ -438,9 +448,7 @@ func (s *scheduler) goOn(it *item, next stand, now time.Duration) {
 		s.tellWaiting(it, now)
 	default:
 		// In the line of a closed lane it would not be seen when its other recipients are due.
-		it.due = min(l.gate, now+max(0, min(time.Until(next.later), s.longest())))
-		it.state, it.lane = itemWaiting, nil
-		heap.Push(&s.waiting, it)
+		s.wait(it, min(l.gate, now+max(0, min(time.Until(next.later), s.longest()))))
 	}
 }
 

@@ -2,7 +2,6 @@ package queue
 
 import (
 	"fmt"
-	"hash/fnv"
 	"net/netip"
 	"sync"
 	"time"
@@ -36,10 +35,7 @@ func clientOf(o envelope.Origin) uint16 {
 		p, _ := a.WithZone("").Prefix(64)
 		a = p.Addr()
 	}
-	h := fnv.New32a()
-	h.Write(a.AsSlice())
-	sum := h.Sum32()
-	return max(1, uint16(sum>>16^sum))
+	return max(1, hash16(a.AsSlice()))
 }
 
 // count adds to what a client has.

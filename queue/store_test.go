@@ -92,8 +92,8 @@ func TestRecord_DamageIsNoticed(t *testing.T) {
 func TestSlot_RoundTrip(t *testing.T) {
 	for _, s := range []slot{
 		{ID: 1, Due: 2, Size: 3, Routes: "isp"},
-		{ID: 1, Due: 2, Size: 3, Routes: "isp" + routeSeparator + "other", Source: 0xfedc, Recipients: 1000, Record: 65_000},
-		{ID: 1, Due: 2, Size: 3, Source: 7},
+		{ID: 1, Due: 2, Size: 3, Routes: "isp" + routeSeparator + "other", Source: source{0xfedc, 0xba98}, Recipients: 1000, Record: 65_000},
+		{ID: 1, Due: 2, Size: 3, Source: source{client: 7}},
 		{ID: math.MaxUint64, Due: heldDue, Size: math.MaxInt64, Recipients: math.MaxInt32},
 	} {
 		got, err := decodeSlot(s.key(), s.value())

@@ -259,7 +259,7 @@ func (q *Queue) admitNew(ch *change) error {
 		slog.String("from", r.Envelope.ReversePath.String()), slog.Int("recipients", len(r.Recipients)),
 		slog.Int64("size", r.Size))
 	q.scheduler.add(ch.newSlot, q.cache.keep(r, ch.body))
-	q.arriving(ch.newSlot.Client, -1)
+	q.arriving(ch.newSlot.Source.client, -1)
 	return nil
 }
 
