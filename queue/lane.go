@@ -23,6 +23,7 @@ const (
 type item struct {
 	slot    slot          // its line in the due index
 	due     time.Duration // since when or from when, on the scheduler's own clock, which nobody can set
+	begun   time.Duration // when its last attempt began
 	heapPos int32         // in the heap, or in the line it stands in
 	state   itemState
 	fresh   bool // not tried yet, and not delayed by an outage
@@ -134,7 +135,9 @@ type lane struct {
 	ask   time.Duration
 	held  bool
 	// doubts are the sources of messages at which the route failed in the midst of a transaction since one went through.
-	doubts []source
+	// doubted is when the last of them was.
+	doubts  []source
+	doubted time.Duration
 }
 
 func (l *lane) gated(now time.Duration) bool { return l.gate > now }

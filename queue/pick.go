@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sort"
+	"time"
 )
 
 // maxDoubtful bounds the sources that a lane remembers as those of a failure.
@@ -13,12 +14,21 @@ const maxDoubtful = 64
 // doubt notes that the route failed in the midst of the transaction of it, which may be what it fails at. What goes next
 // is another message, of another client if there is one, until one goes through: messages at which a host fails must
 // not be all that probes it.
-func (l *lane) doubt(it *item) {
+func (l *lane) doubt(it *item, now time.Duration) {
 	it.withRare().suspect = true
+	l.doubted = now
 	if len(l.doubts) == maxDoubtful {
 		l.doubts = slices.Delete(l.doubts, 0, 1)
 	}
 	l.doubts = append(l.doubts, it.slot.Source)
+}
+
+// trust ends the doubts when it went through. An attempt that began before the last failure shows nothing of what comes
+// after it.
+func (l *lane) trust(it *item) {
+	if it.begun >= l.doubted {
+		l.doubts = nil
+	}
 }
 
 // suspected reports whether a route failed in the midst of the item's transaction.

@@ -13,7 +13,7 @@ func inDoubt(bad []*item, good *item, front bool) *lane {
 		it.slot.ID = ID(i)
 		l.push(it, 0)
 		if i < 2 {
-			l.doubt(it)
+			l.doubt(it, time.Duration(i))
 		}
 	}
 	good.slot.ID = 1000
@@ -70,5 +70,18 @@ func TestLane_WhatFailedDoesNotProbeAgain(t *testing.T) {
 		if it := inDoubt(bad, good, false).pop(); it != good {
 			t.Fatalf("item %d probes again", it.slot.ID)
 		}
+	}
+}
+
+// A success that began before the failure does not end the doubts, and one that began after it does.
+func TestLane_SuccessFromBeforeAFailureEndsNoDoubt(t *testing.T) {
+	var l lane
+	before, after := &item{begun: 1}, &item{begun: 3}
+	l.doubt(&item{slot: slot{Source: source{1, 1}}}, 2)
+	if l.trust(before); len(l.doubts) != 1 {
+		t.Error("a success from before the failure ends the doubts")
+	}
+	if l.trust(after); len(l.doubts) != 0 {
+		t.Error("a success does not end the doubts")
 	}
 }

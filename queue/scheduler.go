@@ -140,7 +140,7 @@ func (s *scheduler) dispatch(now time.Duration) {
 		for _, l := range s.lanes {
 			for l.room(now, s.concurrency(l.name)) && s.admitted(l, now) {
 				it := l.pop()
-				it.state = itemBusy
+				it.state, it.begun = itemBusy, now
 				s.busy++
 				l.inFlight++
 				s.start(it, l.name)
@@ -378,7 +378,7 @@ func (s *scheduler) finishSite(it *item, next stand, route string, a envelope.At
 	s.rebalance(now)
 	it.fresh = false
 	if next.last = a.Amid; a.Amid {
-		l.doubt(it)
+		l.doubt(it, now)
 		it.due = now
 	}
 	s.goOn(it, next, now)
@@ -458,21 +458,18 @@ func (s *scheduler) longest() time.Duration { return s.maxWait() + s.maxWait()/4
 // minGate keeps a transport that names a time in the past from being asked in a tight loop.
 const minGate = 10 * time.Millisecond
 
-// shown says what the outcome of an attempt shows of the route of l: doubtful is an outcome that nobody knows.
+// shown says what the outcome of an attempt shows of the route of l: doubtful is an outcome that nobody knows. After any
+// other the route works, and what waits before it may go.
 func (s *scheduler) shown(it *item, l *lane, doubtful bool) {
+	now := s.clock()
 	if doubtful {
-		l.doubt(it)
+		l.doubt(it, now)
 		return
 	}
-	s.opened(l)
-}
-
-// opened says that the route of l works: what waits before it may go.
-func (s *scheduler) opened(l *lane) {
-	l.doubts = nil
+	l.trust(it)
 	if l.probing {
 		l.open()
-		s.rebalance(s.clock())
+		s.rebalance(now)
 	}
 }
 
