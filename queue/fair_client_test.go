@@ -45,8 +45,10 @@ func heldUp(t *testing.T, send func(r *rig), check func(t *testing.T, order []st
 					return time.Now().Add(time.Minute), !closed
 				}
 				tr.set(hostAway)
-				r := startRig(t, tr, testPolicy)
+				r := openRig(t, t.TempDir(), tr, testPolicy)
 				quicken(r.committer.store)
+				r.Start()
+				t.Cleanup(r.stop)
 				send(r)
 				if restart {
 					r.stop()

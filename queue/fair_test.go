@@ -18,7 +18,6 @@ import (
 func TestFair_ThreePagesDoNotWaitForTenThousandOfAMailing(t *testing.T) {
 	const many = 10_000
 	mailing := func(r *rig) {
-		quicken(r.committer.store)
 		for i := range many {
 			r.from("192.168.1.2", fmt.Sprintf("news+%d@lan.example", i), "a@example.com")
 		}
@@ -43,6 +42,7 @@ func TestFair_ThreePagesDoNotWaitForTenThousandOfAMailing(t *testing.T) {
 	}
 	start := func(t *testing.T, tr *fakeTransport) *rig {
 		r := openRig(t, t.TempDir(), tr, testPolicy)
+		quicken(r.committer.store)
 		r.Start()
 		t.Cleanup(r.stop)
 		return r

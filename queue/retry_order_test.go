@@ -25,8 +25,10 @@ func TestRetryAll_KeepsTheOrderOfArrival(t *testing.T) {
 				tr := newFakeTransport()
 				tr.concurrency = 1 // so that attempts reach the transport in the order in which they began
 				tr.set(waiting)
-				r := startRig(t, tr, testPolicy)
+				r := openRig(t, t.TempDir(), tr, testPolicy)
 				quicken(r.committer.store)
+				r.Start()
+				t.Cleanup(r.stop)
 				for i := range many {
 					r.from("192.168.1.2", "a@lan.example", fmt.Sprintf("%d@example.com", i))
 				}
