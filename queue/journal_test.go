@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -371,6 +372,15 @@ func TestJournal_FrameThatWasRefusedIsUndone(t *testing.T) {
 	}
 	if err := errors.Join(again.close(), st.close()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A full disk that a flush tells of leaves nothing to rely on: only a write that found no room can be tried again.
+func TestJournal_OnlyAWriteFindsNoRoom(t *testing.T) {
+	for op, want := range map[string]bool{"write": true, "sync": false, "truncate": false} {
+		if got := errors.Is(noRoom(&fs.PathError{Op: op, Path: "journal-0", Err: syscall.ENOSPC}), errNoRoom); got != want {
+			t.Errorf("no room at %s: %v, want %v", op, got, want)
+		}
 	}
 }
 
