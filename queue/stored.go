@@ -26,7 +26,7 @@ type limits struct {
 
 // queuedLimits are those of a message in the queue, goneLimits those of its line of history.
 func queuedLimits() limits {
-	return limits{words: 500, short: 80, table: 64 << 10, events: 16, octets: 2560, said: 200}
+	return limits{words: 500, short: 80, table: 32 << 10, events: 16, octets: 2560, said: 200}
 }
 
 func goneLimits() limits {
