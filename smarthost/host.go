@@ -331,6 +331,10 @@ func (h *host) transact(ctx context.Context, t ticket, c *conn, w *work, tx *tra
 		o = h.interrupted(ctx, t, tx, w, err)
 	case again:
 		o = outcome{more: true}
+	case tx.confusedByOther():
+		h.log.Debug("the host confused a message with the one before it; connecting anew", "queue_id", w.m.ID,
+			"reply", tx.refusal().String())
+		o = outcome{stale: true}
 	default:
 		o = h.concluded(t, tx, w)
 	}

@@ -140,6 +140,12 @@ func (t *transaction) confused() bool {
 	return t.accepted > 0 && t.complains(stageData, t.data)
 }
 
+// confusedByOther reports whether the host confused the envelope with that of another message on the same connection. The
+// body was not sent then.
+func (t *transaction) confusedByOther() bool {
+	return (t.behind || t.c.uses > 0) && !t.dotSent && t.confused()
+}
+
 // refusedInCompany reports whether the host refused t while its envelope or body travelled with another's.
 func (t *transaction) refusedInCompany() bool {
 	return t.next != nil && !t.dot.IsZero() && !t.dot.Positive() || t.behind && !t.dotSent

@@ -238,6 +238,10 @@ var rules = []rule{
 	{stages: stageRcpt, code: 552, enhanced: "5.3", scope: envelope.ScopeRecipient, rest: true},
 	{stages: stageRcpt, code: 452, words: tooMany, scope: envelope.ScopeRecipient, rest: true},
 	{stages: stageRcpt, code: 552, words: tooMany, scope: envelope.ScopeRecipient, rest: true},
+	// The first MAIL of a connection cannot come out of turn.
+	{stages: stageMail, code: 503, scope: envelope.ScopeSite, trouble: unreachable,
+		advice: "the host says that a command is missing before MAIL: it may want a login or TLS; check username and tls in " +
+			"[[smarthost]] %ROUTE. Mail waits"},
 	// At MAIL a refusal is the sender's unless it speaks of the size (523 and 534 are Courier's).
 	{stages: stageMail, code: 552, scope: envelope.ScopeMessage},
 	{stages: stageMail, code: 523, scope: envelope.ScopeMessage},

@@ -45,6 +45,10 @@ func TestClassifyReply(t *testing.T) {
 		{"mail", "553 5.7.1 You must authenticate first", site, false, loginRefused, false, ""},
 		{"rcpt", "550 5.7.1 authentication required", site, false, loginRefused, false, ""},
 
+		{"mail", "503 5.5.1 Error: send HELO/EHLO first", site, false, unreachable, false, "a command is missing before MAIL"},
+		{"rcpt", "503 5.5.1 no valid sender", recipient, true, noTrouble, false, ""},
+		{"dot", "503 5.5.1 not this", message, true, noTrouble, false, ""},
+
 		{"mail", "535 5.7.139 Authentication unsuccessful", site, false, loginRefused, false, "check username"},
 		{"dot", "534 5.7.9 Application-specific password required", site, false, loginRefused, false, "check username"},
 		{"mail", "454 4.7.0 Too many login attempts, please try again later", site, false, loginRefused, false, "tried seldom"},

@@ -103,7 +103,7 @@ func (t *transaction) run(content io.Reader, ready func()) error {
 		return err
 	}
 	switch {
-	case t.behind && t.confused():
+	case t.confusedByOther():
 		t.c.spent = true
 		return nil
 	case t.data.Code != 354:
@@ -373,6 +373,8 @@ func (t *transaction) readDot() error {
 	t.dot = reply
 	if t.next != nil {
 		t.next.afterTaken = reply.Positive()
+	} else if !reply.Positive() { // some hosts keep the envelope of a body that they refuse
+		t.c.oweReset = true
 	}
 	return nil
 }
