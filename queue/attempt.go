@@ -101,13 +101,17 @@ func (q *Queue) attempt(it *item, sl slot, c *cached, l *lane, g *grant) {
 	content := q.content(r, c)
 	g.begun = true
 	a := q.deliver(r, indexes, route, content, g.contended)
+	undecided := !a.Decided()
+	if refusedHere(a) && content.verify() {
+		undecided = true
+	}
 	switch {
-	case content.err != nil && !a.Decided():
+	case content.err != nil && undecided:
 		q.unreadable(it, sl, content.err)
 	case a.Site != nil:
 		it.handedOn = true
 		q.scheduler.post(func() { q.scheduler.finishSite(it, next, route, a) })
-	case content.unread && !a.Decided():
+	case content.unread && undecided:
 		it.handedOn = true
 		q.scheduler.post(func() { q.scheduler.finishUnread(it) })
 	case a.Left >= len(indexes):
@@ -353,6 +357,31 @@ func (c *content) inline() ([]byte, error) {
 		return nil, c.damaged(errors.New("its content does not match its checksum"))
 	}
 	return body, nil
+}
+
+// refusedHere reports whether a came to nothing but refusals, and some were made by the relay itself for good. Damage to the
+// content may be why.
+func refusedHere(a envelope.Attempt) bool {
+	here := false
+	for _, r := range a.Results {
+		switch {
+		case r.Failure == nil || r.Failure.Permanent && !r.Failure.Local:
+			return false
+		case r.Failure.Permanent:
+			here = true
+		}
+	}
+	return here
+}
+
+// verify reads the content to its end. It reports whether that shows damage, or cannot be done now.
+func (c *content) verify() bool {
+	r, err := c.open()
+	if err == nil {
+		_, err = io.Copy(io.Discard, r)
+		r.Close()
+	}
+	return err != nil
 }
 
 func (c *content) unreadable(err error) error {

@@ -77,6 +77,46 @@ func TestQuarantine_IsListedNamedAndTold(t *testing.T) {
 	})
 }
 
+// Damage can make the content one that the relay itself refuses to send, before its checksum is reached. The message goes to
+// quarantine, and is not failed for the wrong cause. A sound message that the relay refuses is failed.
+func TestQuarantine_OfContentThatTheRelayRefuses(t *testing.T) {
+	for _, damaged := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			tr, dir := newFakeTransport(), t.TempDir()
+			refusal := &envelope.Failure{Scope: envelope.ScopeMessage, Permanent: true, Local: true, Stage: "data",
+				Reply: envelope.Reply{Code: 554, Text: "the message has an LF without CR"}}
+			tr.deliver = func(_ context.Context, _ string, m envelope.Message) envelope.Attempt {
+				if m.Envelope.ReversePath.IsNull() {
+					return envelope.Attempt{Results: make([]envelope.Result, len(m.Envelope.Recipients))}
+				}
+				content, err := m.Open()
+				if err != nil {
+					t.Error(err)
+				}
+				defer content.Close()
+				content.Read(make([]byte, 10))
+				return envelope.Attempt{Results: []envelope.Result{{Failure: refusal}}}
+			}
+			first := openRig(t, dir, tr, testPolicy)
+			id := first.submit(spoolBody, testEnvelope("a@example.com"))
+			first.stop()
+			if damaged {
+				if err := os.WriteFile(filepath.Join(dir, "spool", id), bytes.ToUpper(spoolBody), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := openRig(t, dir, tr, testPolicy)
+			r.Start()
+			defer r.stop()
+			time.Sleep(time.Minute)
+			_, err := os.Stat(filepath.Join(dir, "spool", id))
+			if got := r.Counts().Quarantined == 1; got != damaged || (err == nil) != damaged {
+				t.Errorf("damaged %v, quarantined %v, its file: %v", damaged, got, err)
+			}
+		})
+	}
+}
+
 // What a recovery has set aside is told of by the next start.
 func TestQuarantine_OfARecoveryIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
