@@ -88,28 +88,35 @@ func (k *socket) places(a netip.Addr) (site, client int) {
 	return k.perSite[siteNetwork(a)], k.perClient[clientNetwork(a)]
 }
 
-// full notes that a client was refused because all places are taken.
-func (k *socket) full() {
+// full notes that a client was refused for want of a place, and why.
+func (k *socket) full(words string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.fullAt = time.Now()
+	k.fullAt, k.fullWords = time.Now(), words
 }
 
-// trouble says that the listener was full not longer than within ago, or "".
-func (k *socket) trouble(within time.Duration) string {
+// crowd says who has the places of a full listener.
+func (k *socket) crowd() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.fullAt.IsZero() || time.Since(k.fullAt) > within {
-		return ""
-	}
 	var most netip.Prefix
 	for network, n := range k.perSite {
 		if n > k.perSite[most] {
 			most = network
 		}
 	}
-	return fmt.Sprintf("the listener %s is full, and refuses clients: %d connections, of which %s holds %d; see what these "+
-		"clients do, or raise max_connections", k.listener.Addr(), k.total, most, k.perSite[most])
+	return fmt.Sprintf("is full, and refuses clients: %d connections, of which %s holds %d; see what these clients do, or raise "+
+		"max_connections", k.total, most, k.perSite[most])
+}
+
+// trouble says that a client was refused for want of a place not longer than within ago, or "".
+func (k *socket) trouble(within time.Duration) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.fullAt.IsZero() || time.Since(k.fullAt) > within {
+		return ""
+	}
+	return fmt.Sprintf("the listener %s %s", k.listener.Addr(), k.fullWords)
 }
 
 // Troubles returns why clients are refused that may relay, and what makes it doubtful who may, in words; nothing while all is

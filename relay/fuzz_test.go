@@ -43,7 +43,7 @@ func FuzzSession(f *testing.F) {
 		k := newSocket("", nil)
 		k.terms.Store(&terms{set: h.set, Listener: h.set.Listeners[0]})
 		c := &scripted{input: strings.NewReader("EHLO fuzz\r\n" + string(said)), closed: make(chan struct{})}
-		h.receive(k, c)
+		h.receive(k, c, false)
 		h.running.Wait()
 		if strings.Contains(h.log.String(), "please report it") {
 			t.Error(h.log.String())

@@ -26,7 +26,8 @@ type socket struct {
 	total     int
 	perClient map[netip.Prefix]int
 	perSite   map[netip.Prefix]int
-	fullAt    time.Time // when a client was last refused because all places were taken
+	fullAt    time.Time // when a client was last refused for want of a place
+	fullWords string    // why
 }
 
 func newSocket(address string, l net.Listener) *socket {
@@ -39,15 +40,15 @@ func (k *socket) close() {
 	k.listener.Close()
 }
 
-// take counts a session of addr in, unless a limit is reached; which one is then told.
-func (k *socket) take(addr netip.Addr, t *terms) (refused verdict) {
+// take counts a session of addr in, unless a limit is reached; which one is then told. With scarce no place is free.
+func (k *socket) take(addr netip.Addr, t *terms, scarce bool) (refused verdict) {
 	network := clientNetwork(addr)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
 	case k.perClient[network] >= t.MaxConnectionsPerClient: // first: no other is to make room for one that is refused
 		return tooManyOfClient
-	case k.total >= t.MaxConnections:
+	case scarce || k.total >= t.MaxConnections:
 		return tooMany
 	}
 	k.total++
@@ -77,14 +78,12 @@ func (s *Server) accept(k *socket) {
 	wait := first
 	for {
 		c, err := k.listener.Accept()
-		if err == nil && scarce(c) {
-			c.Close()
-			c, err = nil, errScarce
+		if err == nil && s.receive(k, c, s.tune.scarce(c)) {
+			wait = first
+			continue
 		}
 		if err == nil {
-			wait = first
-			s.receive(k, c)
-			continue
+			err = errScarce
 		}
 		select {
 		case <-k.gone:
@@ -94,6 +93,7 @@ func (s *Server) accept(k *socket) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
+		k.full("cannot take clients: " + err.Error())
 		k.terms.Load().set.Log.Error("cannot accept a connection", "listener", k.address, "error", err)
 		select {
 		case <-k.gone:
@@ -107,8 +107,9 @@ func (s *Server) accept(k *socket) {
 // errScarce: the process has hardly any descriptor left. Raise LimitNOFILE, or lower max_connections.
 var errScarce = errors.New("hardly any file descriptor is left; raise LimitNOFILE in the unit, or lower max_connections")
 
-// receive decides what becomes of a new connection. It does not block.
-func (s *Server) receive(k *socket, c net.Conn) {
+// receive decides what becomes of a new connection. It does not block. With scarce, c has one of the last descriptors: then
+// it needs the place of another session, and without one receive closes it and returns false.
+func (s *Server) receive(k *socket, c net.Conn, scarce bool) bool {
 	t := k.terms.Load()
 	p := &peer{srv: s, terms: t, maxSize: t.maxSize(), raw: c, addr: clientAddr(c.RemoteAddr())}
 	p.log = t.set.Log.With("client", p.addr.String())
@@ -117,27 +118,32 @@ func (s *Server) receive(k *socket, c net.Conn) {
 	if !t.set.trusts(p.addr) {
 		v = stranger
 	} else {
-		v = k.take(p.addr, t)
+		v = k.take(p.addr, t, scarce)
 		if v == tooMany && s.makeRoom(k, p.addr) {
-			v = k.take(p.addr, t)
+			v = k.take(p.addr, t, false)
 		}
 		if v == tooMany {
-			k.full()
+			k.full(k.crowd())
 		}
 		if v == welcome {
 			p.socket = k
 		}
+	}
+	if scarce && v != welcome { // a reply would keep the descriptor
+		c.Close()
+		return false
 	}
 	if !s.enrol(p) {
 		if p.socket != nil {
 			k.give(p.addr)
 		}
 		c.Close()
-		return
+		return true
 	}
 	if v == welcome {
 		go p.serve()
-		return
+		return true
 	}
 	p.turnAway(v)
+	return true
 }

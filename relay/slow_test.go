@@ -6,8 +6,10 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -351,13 +353,48 @@ func TestTroubles_TellOfAFullListener(t *testing.T) {
 		if len(got) != 1 || !like("the listener * is full, and refuses clients: 2 connections, of which 10.0.0.0/24 holds 2; *", got[0]) {
 			t.Errorf("a full listener: %q", got)
 		}
+		for _, c := range []*client{a, b, c} {
+			c.conn.Close()
+		}
+		synctest.Wait()
+		if later := w.h.Troubles(); !slices.Equal(later, got) {
+			t.Errorf("when all have gone: %q", later)
+		}
 		time.Sleep(2 * time.Minute)
 		if got := w.h.Troubles(); len(got) != 0 {
 			t.Errorf("two minutes later: %q", got)
 		}
-		for _, c := range []*client{a, b, c} {
-			c.conn.Close()
+		w.end()
+	})
+}
+
+// When descriptors run out, an idle session makes room as on a full listener. A client that finds none is a trouble, and what
+// it says of the listener is what was so when it was refused.
+func TestDescriptors_ThatRunOutAreAFullListener(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var short atomic.Bool
+		w := newTown(t, func(o *Options, tune *tuning) { tune.scarce = func(net.Conn) bool { return short.Load() } })
+		idle, busy := newClient(t, w.connect("10.0.0.1")).hello(), newClient(t, w.connect("10.0.0.2")).hello()
+		idle.wait = time.Hour
+		short.Store(true)
+		newClient(t, w.connect("10.0.0.3")).expectEOF()
+		got := w.h.Troubles()
+		if len(got) != 1 || !like("the listener * cannot take clients: hardly any file descriptor is left; *", got[0]) {
+			t.Errorf("without descriptors: %q", got)
 		}
+		time.Sleep(11 * time.Second)
+		busy.command("NOOP", "250 *")
+		if !w.deliver("10.0.0.3") {
+			t.Error("an idle session made no room")
+		}
+		idle.expect("421 4.3.2 *")
+		idle.expectEOF()
+		busy.command("NOOP", "250 *")
+		time.Sleep(2 * time.Minute)
+		if got := w.h.Troubles(); len(got) != 0 {
+			t.Errorf("two minutes later: %q", got)
+		}
+		busy.conn.Close()
 		w.end()
 	})
 }

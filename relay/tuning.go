@@ -1,6 +1,9 @@
 package relay
 
-import "time"
+import (
+	"net"
+	"time"
+)
 
 // tuning holds the times and bounds that are not configured. They are values of a Server so that tests can use small
 // ones.
@@ -35,6 +38,8 @@ type tuning struct {
 	lively int64
 	// full is how long a listener that refused a client for want of a place is reported as full.
 	full time.Duration
+	// scarce reports whether a new connection has one of the last descriptors.
+	scarce func(net.Conn) bool
 	// hops is the number of Received fields that a message may come with (RFC 5321 section 6.3).
 	hops int
 	// ownRoom is how many octets of memory the recipients of each transaction may take, and sharedRoom how many more those of
@@ -63,6 +68,7 @@ func standardTuning() tuning {
 		stale:       10 * time.Second,
 		lively:      1000,
 		full:        time.Minute,
+		scarce:      scarce,
 		hops:        100,
 		ownRoom:     32 << 10,
 		sharedRoom:  32 << 20,
