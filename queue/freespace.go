@@ -258,6 +258,18 @@ func (f *freeSpace) state() (r room, small, large bool, refused, unspooled error
 	return f.known, f.roomFor(inlineRoom, true), f.roomFor(max(spoolStep, f.large), false), f.refused, f.unspooled
 }
 
+// compactWords returns the remedy for large messages that the disk lacks room for while the database's file, which never
+// shrinks, has room within; "" when it has not.
+func (f *freeSpace) compactWords() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	within := -f.lacks(0)
+	if f.owed == nil || within < max(spoolStep, f.large) {
+		return ""
+	}
+	return fmt.Sprintf(", or stop relayd and run \"relayctl queue compact\": %d MB within the database's file are not used", within/1_000_000)
+}
+
 // short reports whether less than n octets are free for new mail, as far as is known, or a write has found none.
 func (f *freeSpace) short(n int64) bool {
 	f.mu.Lock()

@@ -66,7 +66,8 @@ func (q *Queue) diskObstacles() []obstacle {
 	case refused != nil:
 		add(false, "quota", errDiskFull, "%s gives no room to relayd and no mail is taken (%s); make room, or raise its quota", where, refused)
 	case !large:
-		add(true, "large", errDiskFull, "%s is nearly full, and a large message was refused; make room, or lower min_free", where)
+		add(true, "large", errDiskFull, "%s is nearly full, and a large message was refused; make room, or lower min_free%s", where,
+			q.free.compactWords())
 	}
 	switch why := errors.Join(disk.writable, unspooled); {
 	case why != nil:

@@ -223,3 +223,39 @@ func TestFullDisk_CompactAndRecover(t *testing.T) {
 		}
 	})
 }
+
+// Small messages that have filled a disk, and left, leave their room within the database's file. When that has a large message
+// refused, the trouble names the command that gives the room back.
+func TestFullDisk_LargeMessagesAfterSmallOnes(t *testing.T) {
+	onSmallDisk(t, 16<<20, func(t *testing.T, dir string) {
+		tr := newFakeTransport()
+		tr.set(hostAway)
+		policy := testPolicy
+		policy.MinFree = 0
+		r := openRig(t, dir, tr, policy)
+		r.Start()
+		accepted := r.fillQueue("u", 200)
+		r.stop()
+		r = openRig(t, dir, tr, policy)
+		tr.set(nil)
+		r.Start()
+		if _, err := r.ApplyAll(ActionRetry); err != nil {
+			t.Fatal(err)
+		}
+		r.allDelivered(accepted)
+		if code := r.refused(large()); code != 452 {
+			t.Errorf("a large message got %d", code)
+		}
+		if said := strings.Join(r.Troubles(), "\n"); !strings.Contains(said, `"relayctl queue compact"`) {
+			t.Errorf("the troubles are %q", said)
+		}
+		r.stop()
+		if _, _, err := Compact(dir); err != nil {
+			t.Fatal(err)
+		}
+		r = openRig(t, dir, tr, policy)
+		r.Start()
+		defer r.stop()
+		r.submit(large(), testEnvelope("b@example.com"))
+	})
+}
