@@ -36,7 +36,7 @@ cross:          ## build and vet for each of PLATFORMS, and run tests as 32-bit 
 	@set -e; for p in $(PLATFORMS); do echo "$$p"; \
 		GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 $(GO) build ./...; \
 		case $$p in windows/*) continue;; esac; GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 $(GO) vet ./...; done
-	@case $$($(GO) env GOARCH) in amd64) GOARCH=386 CGO_ENABLED=0 $(GO) test $(PURE);; esac
+	@case $$($(GO) env GOARCH) in amd64) GOARCH=386 CGO_ENABLED=0 $(GO) test -short $(PURE);; esac
 
 # What computes more than it asks of the system, and the queue with its files.
 PURE := ./queue ./internal/config ./internal/dsn ./internal/envelope ./internal/header ./internal/pace ./internal/provider \

@@ -94,6 +94,7 @@ func TestIntake_WhatRefusesMailIsATrouble(t *testing.T) {
 					time.Sleep(time.Minute)
 				}
 				end()
+				synctest.Wait() // for a look at the disk that began before
 				if said := r.Troubles(); len(said) != 0 {
 					t.Errorf("afterwards: %q", said)
 				}

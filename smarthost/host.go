@@ -230,7 +230,6 @@ func (h *host) connection(ctx context.Context, t ticket, w *work, fresh bool) (*
 		}
 		if h.limited(err, begun) {
 			h.log.Debug("connection limit met", "queue_id", w.m.ID, "error", err.Error())
-			h.pool.forgo()
 			fresh = false
 			continue
 		}

@@ -23,12 +23,13 @@ type allowance struct {
 	// now is how many it may have at present, 0 for as many as the pool's; since is when that was set.
 	now   int
 	since time.Time
-	// ceiling is what it had when it refused one more, and rest how long it is then not asked for that. Below the ceiling
-	// it is asked sooner: a host may refuse one more while it still counts one that is gone, or several that come together.
+	// ceiling is the most that it has had, or what it had when it refused one more; rest is how long it is then not asked
+	// for one more than that. Below the ceiling it is asked sooner: a host may refuse one more while it still counts one that
+	// is gone, or several that come together.
 	ceiling int
 	rest    time.Duration
-	// proven is how many it has had at once.
-	proven int
+	// below counts the refusals below the ceiling since it last had that many. maxBelow of them lower the ceiling.
+	below int
 }
 
 // of returns how many connections of at most most may be open now.
@@ -37,7 +38,7 @@ func (a *allowance) of(most int, now time.Time) int {
 	if a.now < a.ceiling {
 		rest = limitRest
 	}
-	if a.now > 0 && now.Sub(a.since) >= rest {
+	if a.now > 0 && a.now <= a.ceiling && now.Sub(a.since) >= rest {
 		a.now, a.since = a.now+1, now
 	}
 	if a.now >= most {
@@ -49,11 +50,16 @@ func (a *allowance) of(most int, now time.Time) int {
 	return most
 }
 
+// maxBelow is how many refusals below the ceiling in a row show that the host takes fewer than it did.
+const maxBelow = 3
+
 // took notes that the host has n connections.
 func (a *allowance) took(n int) {
-	a.proven = max(a.proven, n)
-	if n > a.ceiling {
-		a.ceiling, a.rest = 0, 0
+	switch {
+	case n > a.ceiling:
+		a.ceiling, a.rest, a.below = n, 0, 0
+	case n == a.ceiling:
+		a.below = 0
 	}
 }
 
@@ -61,15 +67,16 @@ func (a *allowance) took(n int) {
 func (a *allowance) refused(n int, now time.Time) {
 	n = max(1, n)
 	a.now, a.since = n, now
-	switch {
-	case n < a.proven: // it has had more, and perhaps will again
-		a.proven = n
-		a.ceiling = max(a.ceiling, n+1)
-	case n == a.ceiling:
-		a.rest = min(max(limitRest, 2*a.rest), limitRestMax)
-	default:
-		a.ceiling, a.rest = n, limitRest
+	if n < a.ceiling {
+		if a.below++; a.below < maxBelow {
+			return
+		}
 	}
+	if n == a.ceiling {
+		a.rest = min(max(limitRest, 2*a.rest), limitRestMax)
+		return
+	}
+	a.ceiling, a.rest, a.below = n, limitRest, 0
 }
 
 // crowded notes that the host wants no more than n.
@@ -80,7 +87,8 @@ func (a *allowance) crowded(n int, now time.Time) {
 
 // limited reports whether err, which kept a connection from being opened that was begun at the given time, is the host's
 // limit of connections. Hosts say that with 421 or another reply, by hanging up, or by refusing TCP; what tells it from an
-// outage is that the host goes on working on the connections it has. From now on it gets fewer then.
+// outage is that the host goes on working on the connections it has. From now on it gets fewer then, and the leave to open
+// one is given back.
 func (h *host) limited(err error, begun time.Time) bool {
 	failed, ok := errors.AsType[*stageError](err)
 	if !ok || !h.mayBeLimit(failed) {

@@ -175,7 +175,7 @@ func TestLimit_CostsNoMoreThanFewerConnectionsDo(t *testing.T) {
 	took := func(t *testing.T, connections int, how string) (d time.Duration) {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPeers("one:25")
-			limitedPeer(p, how)
+			limitedPeer(p, strings.TrimPrefix(how, "refused")) // which the dialer says
 			r := p.router(t, func(o *Options) {
 				o.Routes[0].MaxConnections = connections
 				dial := o.Dial

@@ -129,13 +129,16 @@ func (p *pool) forgo() {
 }
 
 // refused tells that the host would not take one more connection. It reports whether that is a limit of connections: there
-// are others to make do with, on which the host was heard since the given time. The leave to open is still held.
+// are others to make do with, on which the host was heard since the given time. It then also gives back the leave to open
+// one: between the two steps another refusal would be taken for one of a smaller number.
 func (p *pool) refused(since time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.live {
 		if !c.leaving && c.generation == p.generation && c.heard.Load() >= since.UnixNano() {
-			p.allowed.refused(p.staying()-1, time.Now())
+			p.open--
+			p.allowed.refused(p.staying(), time.Now())
+			p.next()
 			return true
 		}
 	}
