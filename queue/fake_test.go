@@ -252,7 +252,13 @@ func (r *rig) settle(want error) {
 // try hands in a message and returns its id, or the reply that it got in place of a 250.
 func (r *rig) try(to string, size int) (id string, reply envelope.Reply) {
 	r.t.Helper()
-	w, err := r.Begin(testEnvelope(to), envelope.Origin{})
+	return r.tryFor(testEnvelope(to), size)
+}
+
+// tryFor is try with an envelope.
+func (r *rig) tryFor(env envelope.Envelope, size int) (id string, reply envelope.Reply) {
+	r.t.Helper()
+	w, err := r.Begin(env, envelope.Origin{})
 	if err == nil {
 		id = w.ID()
 		body := io.LimitReader(&lines{}, int64(size))

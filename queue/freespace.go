@@ -220,12 +220,13 @@ func (f *freeSpace) release(n, written int64, database bool) {
 	f.taken, f.known.octets = f.taken-n, f.known.octets-written
 }
 
-// keep sees to it that the database has the room that it owes the outcomes of what is queued, when the disk has it by now.
+// keep sees to it that the database has the room that it owes the outcomes of what is queued, when the disk has it by now,
+// and leaves min free: what is on its way to the database makes it lack more for a moment than it does.
 func (f *freeSpace) keep() {
 	f.refresh(statPatience)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if more := min(f.lacks(0), f.known.octets); f.known.err == nil && more > 0 {
+	if more := min(f.lacks(0), f.spare()); f.known.err == nil && more > 0 {
 		f.grow(more)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -130,6 +131,9 @@ func TestFullDisk_TheReserveIsForDeliveries(t *testing.T) {
 		r.settle(nil)
 		accepted = append(accepted, r.fillQueue("more", 300_000)...)
 		r.settle(nil)
+		if len(accepted) < 100 {
+			t.Fatalf("only %d messages were accepted: nothing is shown", len(accepted))
+		}
 		free, _, err := diskFree(dir)
 		if err != nil || free < policy.MinFree*3/4 {
 			t.Errorf("%d octets are left of a reserve of %d, %v", free, policy.MinFree, err)
@@ -143,6 +147,70 @@ func TestFullDisk_TheReserveIsForDeliveries(t *testing.T) {
 		}
 		until(t, "mail to be taken again", func() bool { id, _ := r.try("again@example.com", 3000); return id != "" })
 		until(t, "it to be delivered", func() bool { return tr.deliveredTo("again@example.com") == 1 })
+		r.stop()
+	})
+}
+
+// The reserve holds also while records grow: small messages to many recipients, each of whom the host defers with long
+// words of its own, time and again.
+func TestFullDisk_TheReserveHoldsForLargeRecords(t *testing.T) {
+	onSmallDisk(t, 64<<20, func(t *testing.T, dir string) {
+		const recipients, attempts = 300, 4
+		policy := testPolicy
+		policy.MinFree = 16 << 20
+		tr := newFakeTransport()
+		tr.set(hostAway)
+		r := openRig(t, dir, tr, policy)
+		r.Start()
+		var accepted []string
+		for n := 0; ; n++ {
+			var to []string
+			for i := range recipients {
+				to = append(to, fmt.Sprintf("r%d-of-%d@example.com", i, n))
+			}
+			id, reply := r.tryFor(testEnvelope(to...), 400)
+			if id == "" && replyCode(reply) != fullDisk {
+				t.Fatalf("message %d is answered with %s", n, reply)
+			}
+			if id == "" {
+				break
+			}
+			accepted = append(accepted, to...)
+		}
+		messages := len(accepted) / recipients
+		if messages < 10 {
+			t.Fatalf("only %d messages were accepted: nothing is shown", messages)
+		}
+		var least atomic.Int64
+		least.Store(1 << 40)
+		tr.set(func(_ context.Context, route string, m envelope.Message) envelope.Attempt {
+			if free, _, err := diskFree(dir); err == nil && free < least.Load() {
+				least.Store(free)
+			}
+			a := refused(route, m, 450, false)
+			for i, f := range a.Results {
+				f.Failure.Reply.Text = fmt.Sprint(m.Envelope.Recipients[i].Path, strings.Repeat(" is not wanted now", 40))
+			}
+			return a
+		})
+		for n := 1; n <= attempts; n++ {
+			before := tr.callCount()
+			r.Retry()
+			if _, err := r.ApplyAll(ActionRetry); err != nil {
+				t.Fatal(err)
+			}
+			until(t, "all messages to be deferred", func() bool { return tr.callCount() >= before+messages })
+			r.settle(nil)
+		}
+		t.Logf("%d messages to %d recipients, %d octets free at least of a reserve of %d", messages, recipients, least.Load(), policy.MinFree)
+		if least.Load() < policy.MinFree*3/4 {
+			t.Errorf("%d octets were left of a reserve of %d", least.Load(), policy.MinFree)
+		}
+		tr.set(nil)
+		if _, err := r.ApplyAll(ActionRetry); err != nil {
+			t.Fatal(err)
+		}
+		r.allDelivered(accepted)
 		r.stop()
 	})
 }

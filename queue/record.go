@@ -38,7 +38,8 @@ type record struct {
 	// Gone is set in the line of history that stays when the message is no longer queued.
 	Gone bool `json:"gone,omitempty"`
 
-	blocks uint16 // that it takes as it was read; see slot
+	blocks uint16 // that it takes as it was read, and words of hosts in it; see slot
+	words  uint16
 }
 
 // recipientState is how far one recipient has come. Next is when it is tried again while it waits.
@@ -130,10 +131,11 @@ type slot struct {
 	// Routes are the routes that its waiting recipients take, joined by routeSeparator, as a hint: the routes are decided
 	// anew at each attempt.
 	Routes string
-	// Source is where it came from (see sourceOf), Record how many blocks of recordBlock octets its record takes, and
-	// Recipients how many of its recipients wait.
+	// Source is where it came from (see sourceOf), Record how many blocks of recordBlock octets its record takes, Words how
+	// many of those are words of hosts, and Recipients how many of its recipients wait.
 	Source     source
 	Record     uint16
+	Words      uint16
 	Recipients int32
 }
 
@@ -148,7 +150,7 @@ func blocksOf(n int) uint16 { return uint16(min((n+recordBlock-1)/recordBlock, m
 func (r *record) slot(routes string) slot {
 	at, _ := r.next()
 	sl := slot{ID: r.ID, Due: at.UnixNano(), Size: r.Size, Routes: routes,
-		Source: sourceOf(r.Origin, r.Envelope.ReversePath), Recipients: int32(len(r.unsettled())), Record: r.blocks}
+		Source: sourceOf(r.Origin, r.Envelope.ReversePath), Recipients: int32(len(r.unsettled())), Record: r.blocks, Words: r.words}
 	if r.Held {
 		sl.Due = heldDue
 	}
@@ -182,8 +184,8 @@ const (
 	// undeliverableDue is that of a message that is held because it is undeliverable: its line alone tells, at a start.
 	undeliverableDue = heldDue - 1
 	slotKey          = 8 + 8
-	// slotHeader is what stands before the routes in a line: size, client and sender, record and recipients.
-	slotHeader = 8 + 2 + 2 + 2 + 4
+	// slotHeader is what stands before the routes in a line: size, client and sender, record, words and recipients.
+	slotHeader = 8 + 2 + 2 + 2 + 2 + 4
 )
 
 func (s slot) key() []byte {
@@ -199,6 +201,7 @@ func (s slot) value() []byte {
 	v = binary.BigEndian.AppendUint16(v, s.Source.client)
 	v = binary.BigEndian.AppendUint16(v, s.Source.sender)
 	v = binary.BigEndian.AppendUint16(v, s.Record)
+	v = binary.BigEndian.AppendUint16(v, s.Words)
 	v = binary.BigEndian.AppendUint32(v, uint32(s.Recipients))
 	return seal(append(v, s.Routes...))
 }
@@ -214,7 +217,8 @@ func decodeSlot(k, v []byte) (slot, error) {
 		Size:       int64(binary.BigEndian.Uint64(v)),
 		Source:     source{binary.BigEndian.Uint16(v[8:]), binary.BigEndian.Uint16(v[10:])},
 		Record:     binary.BigEndian.Uint16(v[12:]),
-		Recipients: int32(binary.BigEndian.Uint32(v[14:])),
+		Words:      binary.BigEndian.Uint16(v[14:]),
+		Recipients: int32(binary.BigEndian.Uint32(v[16:])),
 	}
 	if s.Recipients < 0 {
 		return slot{}, errDamaged

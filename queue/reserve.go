@@ -38,8 +38,9 @@ func (s slot) outcomeRoom() int64 {
 	if s.Size > inlineLimit {
 		return report + quoteRoom
 	}
-	// While it waits its record grows. Once it fails, its content makes room for the report.
-	return max(l.growth(int(recipients)), report-s.Size)
+	// While it waits its record grows, by what it does not hold yet of the words of hosts. Once it fails, its record and its
+	// content make room for the report.
+	return max(l.growth(int(recipients))-int64(s.Words)*recordBlock, report-s.Size-s.record())
 }
 
 // inside returns the room that is inside the database's file for what is not there yet, less what the layers will take of it,

@@ -90,7 +90,7 @@ func (c *change) size() int { return 64 + len(c.putValue) + len(c.body) + len(c.
 // encode prepares the change for the committer, so that the one goroutine that writes does nothing else.
 func (c *change) encode() (err error) {
 	if c.put != nil && c.putValue == nil {
-		c.putValue, err = encodeRecord(c.put)
+		c.putValue, c.newSlot.Words, err = encodeCounted(c.put)
 		c.newSlot.Record = blocksOf(len(c.putValue))
 	}
 	if err == nil && c.history != nil && c.historyValue == nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"slices"
 	"time"
 	"unicode/utf8"
@@ -341,14 +342,30 @@ func openValue(v []byte) ([]byte, error) {
 }
 
 func encodeRecord(r *record) ([]byte, error) {
+	value, _, err := encodeCounted(r)
+	return value, err
+}
+
+// encodeCounted returns the stored record, and how many blocks of it are words of hosts.
+func encodeCounted(r *record) (value []byte, words uint16, err error) {
 	var b bytes.Buffer
 	b.Write(make([]byte, valueHeader))
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false) // addresses have angle brackets, and replies do
-	if err := enc.Encode(r.stored()); err != nil {
-		return nil, err
+	stored := r.stored()
+	if err := enc.Encode(stored); err != nil {
+		return nil, 0, err
 	}
-	return seal(bytes.TrimSuffix(b.Bytes(), []byte("\n"))), nil
+	return seal(bytes.TrimSuffix(b.Bytes(), []byte("\n"))), stored.wordBlocks(), nil
+}
+
+// wordBlocks returns how many whole blocks the words of hosts take.
+func (s *storedRecord) wordBlocks() uint16 {
+	n := 0
+	for _, w := range s.Words {
+		n += len(w) + wordOctets
+	}
+	return uint16(min(n/recordBlock, math.MaxUint16))
 }
 
 func decodeRecord(id ID, v []byte) (*record, error) {
@@ -366,6 +383,7 @@ func decodePayload(id ID, payload []byte) (*record, error) {
 	if err := json.Unmarshal(payload, s); err != nil {
 		return nil, fmt.Errorf("%w: %v", errDamaged, err)
 	}
+	r.words = s.wordBlocks()
 	if err := s.restore(); err != nil {
 		return nil, err
 	}

@@ -89,7 +89,7 @@ func TestRecord_ComesBackAsItWas(t *testing.T) {
 	r.note(Event{At: later, What: "deferred", Host: "smtp.example:587", Recipients: []string{"user0000@example.com"}, More: 3, Words: "451 4.3.0 later"})
 	v := encoded(t, r)
 	back := decoded(t, v)
-	back.blocks = 0
+	back.blocks, back.words = 0, 0
 	if want, got := fmt.Sprintf("%+v", r), fmt.Sprintf("%+v", back); got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}

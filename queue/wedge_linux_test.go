@@ -243,6 +243,7 @@ func TestFullDisk_LargeMessagesAfterSmallOnes(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.allDelivered(accepted)
+		fill(t, dir) // what the database did not take
 		if code := r.refused(large()); code != 452 {
 			t.Errorf("a large message got %d", code)
 		}
