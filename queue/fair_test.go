@@ -129,7 +129,8 @@ func TestLane_NoSourceStarves(t *testing.T) {
 			ids++
 			it := &item{slot: slot{ID: ids, Source: from}, fresh: fresh, due: time.Duration(rapid.IntRange(0, 3).Draw(rt, "due"))}
 			in[ids] = it
-			waits[from], clientWaits[from.client] = waits[from], clientWaits[from.client]
+			waits[from] += 0 // which begins to wait, if it did not
+			clientWaits[from.client] += 0
 			l.push(it, 0)
 		}
 		from := func(rt *rapid.T) source {
