@@ -175,6 +175,12 @@ func TestSendmail_ALimitOfChildrenIsNoOutage(t *testing.T) {
 	}
 	relay.waitUntilEmpty(t)
 	t.Logf("%d messages in %v", count, time.Since(began).Round(time.Millisecond))
+	poll(t, "sendmail has handed on what it took", func() string {
+		if n := len(backend.mailbox(ann).files(t)); n < count {
+			return fmt.Sprintf("%d of %d are there", n, count)
+		}
+		return ""
+	})
 	backend.waitUntilEmpty(t)
 	backend.mailbox(ann).mustHold(t, count)
 	if said := relay.said(t); strings.Contains(said, "host down") {
